@@ -1,0 +1,264 @@
+// Package splice joins two connections. It moves bytes both ways, passes a
+// half-close on as a half-close and a reset as a reset, and buffers nothing beyond
+// one piece per direction, so that a reader that stops stops its sender. It imports
+// nothing of ours and knows nothing of what it carries.
+package splice
+
+import (
+	"context"
+	"crypto/tls"
+	"errors"
+	"fmt"
+	"io"
+	"net"
+	"os"
+	"sync"
+	"sync/atomic"
+	"time"
+)
+
+// Config of Join. The zero value works.
+type Config struct {
+	IdleTimeout time.Duration // without a byte in either direction; 0: none
+}
+
+// Counts are the bytes moved.
+type Counts struct {
+	Forward  int64 // from the first connection to the second
+	Backward int64 // from the second to the first
+}
+
+// ErrIdle says that no byte came for Config.IdleTimeout.
+var ErrIdle = errors.New("idle for too long")
+
+// idleTicks in one idle time-out: it is noticed late by one of them at most.
+const idleTicks = 4
+
+// half is the outcome of one direction.
+type half struct {
+	n       int64
+	err     error // nil after the end of input
+	forward bool
+}
+
+// Join moves bytes between a and b until both directions have ended, one fails,
+// nothing moved for the idle time-out, or ctx ends. The end of one side's input
+// becomes CloseWrite on the other; anything else ends both at once with Reset. When
+// Join returns, both are closed and its goroutines have ended. The error is nil
+// after an orderly end in both directions.
+func Join(ctx context.Context, a, b net.Conn, cfg Config) (Counts, error) {
+	var moved atomic.Int64 // only for the idle time-out
+	var progress *atomic.Int64
+	if cfg.IdleTimeout > 0 {
+		progress = &moved
+	}
+	// Set when the end of input closed a whole side, because that side can't be
+	// half-closed: reading from it fails then, in order.
+	var closedA, closedB atomic.Bool
+	done := make(chan half, 2)
+	go func() { done <- copyHalf(b, a, &closedB, &closedA, true, progress) }()
+	go func() { done <- copyHalf(a, b, &closedA, &closedB, false, progress) }()
+
+	var counts Counts
+	var first error
+	var abort sync.Once
+	fail := func(err error) {
+		abort.Do(func() {
+			first = err
+			Reset(a)
+			Reset(b)
+		})
+	}
+	var tick <-chan time.Time
+	if progress != nil {
+		t := time.NewTicker(max(cfg.IdleTimeout/idleTicks, 1))
+		defer t.Stop()
+		tick = t.C
+	}
+	cancelled := ctx.Done()
+	last, silent := int64(0), 0
+	for ended := 0; ended < 2; {
+		select {
+		case h := <-done:
+			ended++
+			if h.forward {
+				counts.Forward = h.n
+			} else {
+				counts.Backward = h.n
+			}
+			if h.err != nil {
+				fail(h.err)
+			}
+		case <-cancelled:
+			cancelled = nil
+			fail(context.Cause(ctx))
+		case <-tick:
+			if now := moved.Load(); now != last {
+				last, silent = now, 0
+			} else if silent++; silent >= idleTicks {
+				fail(ErrIdle)
+			}
+		}
+	}
+	// After an orderly end both sides have sent and seen their FIN.
+	abort.Do(func() {
+		_ = a.Close()
+		_ = b.Close()
+	})
+	return counts, first
+}
+
+// copyHalf moves src to dst until src ends, then half-closes dst, or closes it if
+// it has no halves.
+func copyHalf(dst, src net.Conn, dstClosed, srcClosed *atomic.Bool, forward bool, progress *atomic.Int64) half {
+	n, err := move(dst, src, progress)
+	switch {
+	case err != nil && srcClosed.Load():
+		err = nil
+	case err == nil && !hasHalves(dst):
+		dstClosed.Store(true)
+		_ = dst.Close()
+	case err == nil:
+		err = CloseWrite(dst)
+	}
+	return half{n: n, err: err, forward: forward}
+}
+
+func hasHalves(c net.Conn) bool {
+	if p, ok := c.(*Prefixed); ok {
+		return hasHalves(p.Conn)
+	}
+	_, ok := c.(interface{ CloseWrite() error })
+	return ok
+}
+
+// Reset ends a connection so that the other side sees that it did not end well:
+// RST for TCP. TLS has no reset of its own, so the connection below it is reset,
+// which the peer sees as an end without close_notify.
+func Reset(c net.Conn) {
+	switch c := c.(type) {
+	case interface{ Reset() error }:
+		_ = c.Reset()
+	case *net.TCPConn:
+		_ = c.SetLinger(0)
+		_ = c.Close()
+	case *tls.Conn:
+		Reset(c.NetConn())
+	default:
+		_ = c.Close()
+	}
+}
+
+// CloseWrite ends the sending direction of c. A connection that can't do that is
+// left as it is: whether the other direction is still in use, the caller knows.
+func CloseWrite(c net.Conn) error {
+	cw, ok := c.(interface{ CloseWrite() error })
+	if !ok {
+		return nil
+	}
+	if err := cw.CloseWrite(); err != nil {
+		return fmt.Errorf("close write: %w", err)
+	}
+	return nil
+}
+
+// bufferSize of the plain copy, in bytes.
+const bufferSize = 64 << 10
+
+var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
+
+// move copies src to dst. Streams of a link and TCP connections know better ways
+// than a buffer (io.WriterTo, io.ReaderFrom); io.Copy finds them.
+func move(dst, src net.Conn, progress *atomic.Int64) (int64, error) {
+	if p, ok := dst.(*Prefixed); ok {
+		return move(p.Conn, src, progress)
+	}
+	if p, ok := src.(*Prefixed); ok {
+		n, err := p.flush(dst)
+		if progress != nil {
+			progress.Add(n)
+		}
+		if err != nil {
+			return n, err
+		}
+		m, err := move(dst, p.Conn, progress)
+		return n + m, err
+	}
+	if progress == nil && fast(dst, src) {
+		n, err := io.Copy(dst, src)
+		return n, ended(err)
+	}
+	return moveBuffered(dst, src, progress)
+}
+
+// fast reports whether io.Copy moves without a buffer of its own. TCPConn has both
+// methods for every peer but falls back to a 32 KiB buffer unless the other side
+// is a socket too.
+func fast(dst, src net.Conn) bool {
+	_, srcSocket := src.(*net.TCPConn)
+	_, dstSocket := dst.(*net.TCPConn)
+	if srcSocket && dstSocket {
+		return true
+	}
+	if _, ok := src.(io.WriterTo); ok && !srcSocket {
+		return true
+	}
+	_, ok := dst.(io.ReaderFrom)
+	return ok && !dstSocket
+}
+
+func moveBuffered(dst, src net.Conn, progress *atomic.Int64) (int64, error) {
+	var total int64
+	read := reader(src)
+	for {
+		buf, n, err := read()
+		if n > 0 {
+			m, werr := dst.Write((*buf)[:n])
+			total += int64(m)
+			if progress != nil {
+				progress.Add(int64(m))
+			}
+			if werr != nil {
+				buffers.Put(buf)
+				return total, werr
+			}
+		}
+		if buf != nil {
+			buffers.Put(buf)
+		}
+		if err != nil {
+			return total, ended(err)
+		}
+	}
+}
+
+// reader returns a function that reads from c into a buffer of the pool, which the
+// caller puts back. A TCP connection that waits for input holds none.
+func reader(c net.Conn) func() (*[]byte, int, error) {
+	if t, ok := c.(*net.TCPConn); ok {
+		if read := socketReader(t); read != nil {
+			return read
+		}
+	}
+	return func() (*[]byte, int, error) {
+		buf := buffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+		n, err := c.Read(*buf)
+		return buf, n, err
+	}
+}
+
+// ended turns the orderly end of input into nil.
+func ended(err error) error {
+	if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+		return nil
+	}
+	return err
+}
+
+// IsReset reports whether err is of the kind that a vanished peer causes, in
+// contrast to a fault of ours that is worth a line in the log.
+func IsReset(err error) bool {
+	var op *net.OpError
+	return errors.As(err, &op) || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) ||
+		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe)
+}

@@ -1,0 +1,60 @@
+package session
+
+import (
+	"io"
+
+	"github.com/culvert-tunnel/culvert/internal/link"
+	"github.com/culvert-tunnel/culvert/internal/tunnel"
+)
+
+// stream is a data stream as the edge uses it: the agent's StreamReply is read
+// ahead of the first byte, and a reply that says no is what Read returns. Reading
+// is for one goroutine at a time, as with most connections.
+type stream struct {
+	link.Stream
+	replied bool
+	refused error
+}
+
+func (s *stream) Read(p []byte) (int, error) {
+	if err := s.reply(); err != nil {
+		return 0, err
+	}
+	return s.Stream.Read(p)
+}
+
+// WriteTo keeps the multiplexer's way of moving buffers without a copy.
+func (s *stream) WriteTo(w io.Writer) (int64, error) {
+	if err := s.reply(); err != nil {
+		return 0, err
+	}
+	if wt, ok := s.Stream.(io.WriterTo); ok {
+		return wt.WriteTo(w)
+	}
+	return io.Copy(w, struct{ io.Reader }{s.Stream})
+}
+
+// ReadFrom keeps the multiplexer's way of filling its own buffers.
+func (s *stream) ReadFrom(r io.Reader) (int64, error) {
+	if rf, ok := s.Stream.(io.ReaderFrom); ok {
+		return rf.ReadFrom(r)
+	}
+	return io.Copy(struct{ io.Writer }{s.Stream}, r)
+}
+
+func (s *stream) reply() error {
+	if s.replied {
+		return s.refused
+	}
+	s.replied = true
+	var m tunnel.StreamReply
+	if err := tunnel.Read(s.Stream, &m, tunnel.MaxHeader); err != nil {
+		if err == io.EOF { //nolint:errorlint // tunnel.Read documents it bare
+			err = io.ErrUnexpectedEOF
+		}
+		s.refused = err
+	} else if m.GetCode() != "" {
+		s.refused = &tunnel.StreamError{Code: tunnel.Code(m.GetCode()), Message: m.GetMessage()}
+	}
+	return s.refused
+}

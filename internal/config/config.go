@@ -1,0 +1,267 @@
+// Package config is the only reader of configuration files, environment and flags.
+// Precedence: flags, then CULVERT_… variables, then the file, then defaults.
+package config
+
+import (
+	"errors"
+	"fmt"
+	"io/fs"
+	"os"
+	"path/filepath"
+	"reflect"
+	"regexp"
+	"strings"
+
+	"github.com/goccy/go-yaml"
+	"github.com/goccy/go-yaml/ast"
+	"github.com/goccy/go-yaml/parser"
+	"github.com/goccy/go-yaml/token"
+	"github.com/spf13/pflag"
+)
+
+// LookupEnv is os.LookupEnv, or a test's stand-in.
+type LookupEnv func(string) (string, bool)
+
+// Error is a fault in a configuration file, with its place.
+type Error struct {
+	File    string
+	Line    int // 0: unknown
+	Column  int
+	Message string
+}
+
+func (e *Error) Error() string {
+	if e.Line == 0 {
+		return e.File + ": " + e.Message
+	}
+	return fmt.Sprintf("%s:%d:%d: %s", e.File, e.Line, e.Column, e.Message)
+}
+
+// maxFile bounds a configuration file, in bytes.
+const maxFile = 1 << 20
+
+// Load reads a YAML file into v, a pointer to a struct, strictly: unknown keys,
+// double keys and wrong types are errors with file and line. ${NAME} in a value is
+// replaced by the environment's variable, which must be set. A missing file
+// satisfies errors.Is(err, fs.ErrNotExist).
+func Load(path string, v any, env LookupEnv) error {
+	f, err := os.Open(path)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // only read
+	info, err := f.Stat()
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	if info.Size() > maxFile {
+		return &Error{File: path, Message: "the file is over 1 MiB"}
+	}
+	b, err := os.ReadFile(path)
+	if err != nil {
+		return fmt.Errorf("read configuration: %w", err)
+	}
+	return decode(path, b, v, env)
+}
+
+func decode(path string, b []byte, v any, env LookupEnv) error {
+	file, err := parser.ParseBytes(b, 0)
+	if err != nil {
+		return explain(path, v, err)
+	}
+	for _, doc := range file.Docs {
+		e := &expander{path: path, env: env}
+		if doc.Body == nil {
+			continue
+		}
+		ast.Walk(e, doc.Body)
+		if e.err != nil {
+			return e.err
+		}
+		if err := yaml.NodeToValue(doc.Body, v, yaml.Strict()); err != nil {
+			return explain(path, v, err)
+		}
+	}
+	if len(file.Docs) > 1 {
+		return &Error{File: path, Message: "the file holds more than one document"}
+	}
+	return nil
+}
+
+// expander replaces variables in string values. It works on the parsed tree, so a
+// variable's content can't change the file's structure.
+type expander struct {
+	path string
+	env  LookupEnv
+	err  error
+}
+
+var variable = regexp.MustCompile(`\$\{[A-Za-z_][A-Za-z0-9_]*\}`)
+
+// Visit implements ast.Visitor.
+func (e *expander) Visit(n ast.Node) ast.Visitor {
+	s, ok := n.(*ast.StringNode)
+	if !ok {
+		return e
+	}
+	s.Value = variable.ReplaceAllStringFunc(s.Value, func(m string) string {
+		name := m[2 : len(m)-1]
+		v, ok := e.env(name)
+		if !ok && e.err == nil {
+			e.err = place(e.path, s.GetToken(), "the environment has no variable "+name)
+		}
+		return v
+	})
+	return e
+}
+
+func place(path string, t *token.Token, message string) *Error {
+	e := &Error{File: path, Message: message}
+	if t != nil && t.Position != nil {
+		e.Line, e.Column = t.Position.Line, t.Position.Column
+	}
+	return e
+}
+
+// explain turns the parser's error into one with a place and, for a key nobody
+// knows, the nearest one.
+func explain(path string, v any, err error) error {
+	var ye yaml.Error
+	if !errors.As(err, &ye) {
+		return &Error{File: path, Message: err.Error()}
+	}
+	e := place(path, ye.GetToken(), ye.GetMessage())
+	if t := ye.GetToken(); t != nil {
+		if near := nearest(t.Value, keys(reflect.TypeOf(v), nil)); near != "" {
+			e.Message += fmt.Sprintf(", did you mean %q?", near)
+		}
+	}
+	return e
+}
+
+// keys collects all keys a type knows, at any depth.
+func keys(t reflect.Type, into []string) []string {
+	switch t.Kind() {
+	case reflect.Pointer, reflect.Slice, reflect.Map:
+		return keys(t.Elem(), into)
+	case reflect.Struct:
+		for f := range t.Fields() {
+			if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name != "" && name != "-" {
+				into = append(into, name)
+				into = keys(f.Type, into)
+			}
+		}
+	default:
+	}
+	return into
+}
+
+// nearest returns the key that differs from word in at most two letters and is not
+// word itself.
+func nearest(word string, keys []string) string {
+	best, at := "", 3
+	for _, k := range keys {
+		d := distance(word, k)
+		if d == 0 {
+			return ""
+		}
+		if d < at && d < len(k) {
+			best, at = k, d
+		}
+	}
+	return best
+}
+
+// distance is the Levenshtein distance in bytes.
+func distance(a, b string) int {
+	row := make([]int, len(b)+1)
+	for j := range row {
+		row[j] = j
+	}
+	for i := range len(a) {
+		diagonal := row[0]
+		row[0] = i + 1
+		for j := range len(b) {
+			cost := 1
+			if a[i] == b[j] {
+				cost = 0
+			}
+			next := min(row[j+1]+1, row[j]+1, diagonal+cost)
+			diagonal, row[j+1] = row[j+1], next
+		}
+	}
+	return row[len(b)]
+}
+
+// envPrefix of the variables that stand for flags: CULVERT_TCP_PORTS for
+// --tcp-ports.
+const envPrefix = "CULVERT_"
+
+// EnvName is the variable that stands for a flag.
+func EnvName(flag string) string {
+	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
+}
+
+// Overlay sets the flags that were not given from the environment and, failing
+// that, from file, which maps names of flags to values.
+func Overlay(flags *pflag.FlagSet, env LookupEnv, file map[string][]string) error {
+	var first error
+	flags.VisitAll(func(f *pflag.Flag) {
+		if f.Changed || first != nil {
+			return
+		}
+		if v, ok := env(EnvName(f.Name)); ok {
+			if err := flags.Set(f.Name, v); err != nil {
+				first = fmt.Errorf("environment variable %s: %w", EnvName(f.Name), err)
+			}
+			return
+		}
+		for _, v := range file[f.Name] {
+			if err := flags.Set(f.Name, v); err != nil {
+				first = fmt.Errorf("configuration of %s: %w", f.Name, err)
+				return
+			}
+		}
+	})
+	return first
+}
+
+// Dirs are where Culvert keeps things for the user who runs it.
+type Dirs struct {
+	Config string // what the user says: logins, configuration
+	State  string // what programs remember: the agent's identity
+	Data   string // a server's state
+}
+
+// FindDirs follows the XDG base directory specification; root's server keeps its
+// data below /var/lib.
+func FindDirs(env LookupEnv) (Dirs, error) {
+	get := func(name, below string) (string, error) {
+		if d, ok := env(name); ok && filepath.IsAbs(d) {
+			return filepath.Join(d, "culvert"), nil
+		}
+		home, ok := env("HOME")
+		if !ok || home == "" {
+			return "", errNoHome
+		}
+		return filepath.Join(home, below, "culvert"), nil
+	}
+	var d Dirs
+	var err error
+	if d.Config, err = get("XDG_CONFIG_HOME", ".config"); err != nil {
+		return d, err
+	}
+	if d.State, err = get("XDG_STATE_HOME", filepath.Join(".local", "state")); err != nil {
+		return d, err
+	}
+	d.Data = filepath.Join(d.State, "server")
+	if os.Geteuid() == 0 {
+		d.Data = "/var/lib/culvert"
+	}
+	return d, nil
+}
+
+var errNoHome = errors.New("HOME is not set: set it, or name the directories with flags")
+
+// Missing reports whether err says that a file is not there.
+func Missing(err error) bool { return errors.Is(err, fs.ErrNotExist) }

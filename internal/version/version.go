@@ -1,0 +1,25 @@
+// Package version says which Culvert this is.
+package version
+
+import (
+	"runtime/debug"
+	"strings"
+)
+
+// String is the version of the running binary: its module's version if it was
+// installed as one, else "dev" and the revision it was built from, if known.
+func String() string {
+	info, ok := debug.ReadBuildInfo()
+	if !ok {
+		return "dev"
+	}
+	if v := info.Main.Version; v != "" && v != "(devel)" {
+		return strings.TrimPrefix(v, "v")
+	}
+	for _, s := range info.Settings {
+		if s.Key == "vcs.revision" && len(s.Value) >= 12 {
+			return "dev-" + s.Value[:12]
+		}
+	}
+	return "dev"
+}

@@ -89,7 +89,7 @@ func (a *Agent) Run(ctx context.Context) error {
 	for {
 		worked, err := a.connect(ctx)
 		if ctx.Err() != nil {
-			return nil
+			return nil //nolint:nilerr // asked to stop, and drained
 		}
 		if permanent(err) {
 			return err
@@ -121,8 +121,7 @@ func jitter(d time.Duration) time.Duration {
 
 // permanent reports whether connecting again can't help.
 func permanent(err error) bool {
-	var refusal *tunnel.RefusalError
-	if errors.As(err, &refusal) {
+	if refusal, ok := errors.AsType[*tunnel.RefusalError](err); ok {
 		return !refusal.Retryable
 	}
 	var bind *tunnel.BindError
@@ -138,15 +137,15 @@ func (a *Agent) disconnected(err error, pause time.Duration) {
 	a.mu.connected = false
 	a.mu.lastError = err.Error()
 	a.mu.Unlock()
-	level := slog.LevelWarn
-	if same && !had {
-		level = slog.LevelDebug
+	log := a.cfg.Logger.With("server", a.cfg.Server, "error", err, "retry_in", pause.Round(time.Millisecond).String())
+	switch {
+	case had:
+		log.Warn("connection to the server lost")
+	case same:
+		log.Debug("server still not reachable")
+	default:
+		log.Warn("server not reachable")
 	}
-	msg := "server not reachable"
-	if had {
-		msg = "connection to the server lost"
-	}
-	a.cfg.Logger.Log(context.Background(), level, msg, "server", a.cfg.Server, "error", err, "retry_in", pause.Round(time.Millisecond).String()) //nolint:forbidigo // a log line has no lifetime
 }
 
 // connect makes one link, serves it to its end, and reports whether it had come so

@@ -20,6 +20,7 @@ const (
 	headerTimeout = 10 * time.Second // from a stream's opening to its header
 	pingInterval  = 15 * time.Second // for the latency that users see; liveness is the link's own
 	sendTimeout   = 10 * time.Second // for one control message
+	farewell      = 3 * time.Second  // for the node to end the link of an agent that is done
 	rebindMin     = time.Second      // before a Bind that may succeed later is tried again
 	rebindMax     = 15 * time.Second
 )
@@ -86,7 +87,18 @@ func (s *session) drain() {
 	case <-done:
 	case <-timeout.C:
 		s.log.Warn("connections cut off at the end of the drain")
+		return
 	case <-s.link.Done():
+		return
+	}
+	// The last bytes of the streams may still be on their way. The end of the control
+	// stream comes behind them, and the node answers it by ending the link.
+	s.write.Lock()
+	_ = s.ctl.CloseWrite()
+	s.write.Unlock()
+	select {
+	case <-s.link.Done():
+	case <-time.After(farewell):
 	}
 }
 

@@ -164,7 +164,7 @@ func (l *logFlags) logger(env *Env) (*slog.Logger, error) {
 	}
 	if f, ok := env.Stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		_, plain := env.LookupEnv("NO_COLOR")
-		return slog.New(tint.NewHandler(f, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: plain})), nil
+		return slog.New(tint.NewTextHandler(f, &tint.Options{Level: level, TimeFormat: time.TimeOnly, NoColor: plain})), nil
 	}
 	return slog.New(slog.NewTextHandler(env.Stderr, &slog.HandlerOptions{Level: level})), nil
 }

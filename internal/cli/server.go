@@ -175,7 +175,7 @@ func publicAddress(domain string, a net.Addr) string {
 func shellQuote(s string) string {
 	s = filepath.Clean(s)
 	if strings.IndexFunc(s, func(r rune) bool {
-		return !(r >= 'a' && r <= 'z' || r >= 'A' && r <= 'Z' || r >= '0' && r <= '9' || strings.ContainsRune("/._-", r))
+		return (r < 'a' || r > 'z') && (r < 'A' || r > 'Z') && (r < '0' || r > '9') && !strings.ContainsRune("/._-", r)
 	}) < 0 {
 		return s
 	}

@@ -37,7 +37,7 @@ type Endpoint struct {
 type Server struct {
 	Version  int    `yaml:"version" json:"version" jsonschema:"enum=1"`
 	Domain   string `yaml:"domain,omitempty" json:"domain,omitempty"`
-	Listen   Listen `yaml:"listen,omitempty" json:"listen,omitempty"`
+	Listen   Listen `yaml:"listen,omitempty" json:"listen,omitzero"`
 	TCPHost  string `yaml:"tcp_host,omitempty" json:"tcp_host,omitempty" jsonschema:"description=address that tcp endpoints listen on; all by default"`
 	TCPPorts string `yaml:"tcp_ports,omitempty" json:"tcp_ports,omitempty" jsonschema:"description=first-last"`
 	Data     string `yaml:"data,omitempty" json:"data,omitempty"`

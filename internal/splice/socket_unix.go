@@ -22,7 +22,7 @@ func socketReader(c *net.TCPConn) func() (*[]byte, int, error) {
 	var n int
 	var rerr error
 	attempt := func(fd uintptr) bool {
-		buf = buffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+		buf = buffers.Get().(*[]byte)
 		for {
 			n, rerr = syscall.Read(int(fd), *buf) //nolint:gosec // a descriptor fits
 			if !errors.Is(rerr, syscall.EINTR) {

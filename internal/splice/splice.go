@@ -1,6 +1,6 @@
 // Package splice joins two connections. It moves bytes both ways, passes a
 // half-close on as a half-close and a reset as a reset, and buffers nothing beyond
-// one piece per direction, so that a reader that stops stops its sender. It imports
+// one piece per direction, so that a reader's pause pauses its sender. It imports
 // nothing of ours and knows nothing of what it carries.
 package splice
 
@@ -241,15 +241,16 @@ func reader(c net.Conn) func() (*[]byte, int, error) {
 		}
 	}
 	return func() (*[]byte, int, error) {
-		buf := buffers.Get().(*[]byte) //nolint:errcheck,forcetypeassert // the pool holds nothing else
+		buf := buffers.Get().(*[]byte)
 		n, err := c.Read(*buf)
 		return buf, n, err
 	}
 }
 
-// ended turns the orderly end of input into nil.
+// ended turns the orderly end of input into nil. That is io.EOF itself (io.Reader):
+// an error that wraps it, such as a link's that ended, is not orderly at all.
 func ended(err error) error {
-	if errors.Is(err, io.EOF) && !errors.Is(err, io.ErrUnexpectedEOF) {
+	if err == io.EOF { //nolint:errorlint // see above
 		return nil
 	}
 	return err

@@ -106,6 +106,9 @@ func rewrite(pr *httputil.ProxyRequest) {
 		out.Header.Del("Connection")
 	}
 	out.Header.Del("Http2-Settings")
+	// The server fills in this very map when the body has ended; the clone in out
+	// would be sent empty.
+	out.Trailer = pr.In.Trailer
 	setForwarded(out.Header, pr.In, pass.visitor)
 	if _, ok := pr.In.Header["User-Agent"]; !ok {
 		out.Header["User-Agent"] = nil // not even net/http's own
@@ -171,6 +174,6 @@ type copyBuffers struct{}
 
 var copyPool = sync.Pool{New: func() any { b := make([]byte, 32<<10); return &b }}
 
-func (copyBuffers) Get() []byte { return *copyPool.Get().(*[]byte) } //nolint:errcheck,forcetypeassert // holds nothing else
+func (copyBuffers) Get() []byte { return *copyPool.Get().(*[]byte) }
 
 func (copyBuffers) Put(b []byte) { copyPool.Put(&b) }

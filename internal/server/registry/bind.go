@@ -75,6 +75,11 @@ func isTaken(err error) bool {
 	return errors.As(err, &b) && (b.Code == tunnel.CodeNameTaken || b.Code == tunnel.CodePortTaken || b.Code == tunnel.CodeNotAllowed)
 }
 
+func isDenied(err error) bool {
+	var b *tunnel.BindError
+	return errors.As(err, &b) && b.Code == tunnel.CodeNotAllowed
+}
+
 func (r *Registry) bindPort(req Request) (*Route, error) {
 	ports := r.cfg.TCPPorts
 	if r.cfg.Listen == nil || ports.Size() == 0 {
@@ -89,12 +94,17 @@ func (r *Registry) bindPort(req Request) (*Route, error) {
 	// The first try is the same for the same agent and endpoint; from there on the
 	// range is walked once.
 	start := int(seed(req.Owner.AgentID, req.Spec, 0) % uint64(ports.Size())) //nolint:gosec // below Size
+	allowed := false
 	for i := range ports.Size() {
 		port := ports.First + uint16((start+i)%ports.Size()) //nolint:gosec // below 65536
 		route, err := r.claim(endpoint.Name{Kind: endpoint.TCP, Port: port}, req)
 		if err == nil || !isTaken(err) {
 			return route, err
 		}
+		allowed = allowed || !isDenied(err)
+	}
+	if !allowed {
+		return nil, refuse(tunnel.CodeNotAllowed, "this token may not bind any of the ports %s", ports)
 	}
 	return nil, refuse(tunnel.CodePortsExhausted, "all ports of %s are taken", ports)
 }

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"slices"
 
 	"golang.org/x/crypto/cryptobyte"
 
@@ -37,12 +38,7 @@ type Hello struct {
 
 // Offers reports whether protocol is among the client's ALPN protocols.
 func (h *Hello) Offers(protocol string) bool {
-	for _, p := range h.ALPN {
-		if p == protocol {
-			return true
-		}
-	}
-	return false
+	return slices.Contains(h.ALPN, protocol)
 }
 
 const (
@@ -67,7 +63,7 @@ func Read(r io.Reader) (*Hello, error) {
 			return h, err
 		}
 		if message == nil {
-			message = body[:len(body):len(body)] // a slice of Raw: appending must copy
+			message = slices.Clip(body) // a slice of Raw: appending must copy
 		} else {
 			message = append(message, body...)
 		}
@@ -175,10 +171,8 @@ func (h *Hello) parseExtensions(extensions cryptobyte.String) error {
 		if n == maxExtensions || !extensions.ReadUint16(&kind) || !extensions.ReadUint16LengthPrefixed(&data) {
 			return ErrMalformed
 		}
-		for _, k := range seen[:n] {
-			if k == kind {
-				return ErrMalformed // RFC 8446, section 4.2
-			}
+		if slices.Contains(seen[:n], kind) {
+			return ErrMalformed // RFC 8446, section 4.2
 		}
 		seen[n] = kind
 		ok := true

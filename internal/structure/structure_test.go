@@ -1,0 +1,77 @@
+// Package structure holds the import table of the design against the code.
+package structure
+
+import (
+	"bufio"
+	"bytes"
+	"os/exec"
+	"slices"
+	"strings"
+	"testing"
+)
+
+const module = "github.com/culvert-tunnel/culvert"
+
+// table says which of our packages each of our packages may import. A change of
+// structure changes it in the same commit.
+var table = map[string][]string{
+	"cmd/culvert":                      {"internal/cli"},
+	"internal/cli":                     {"internal/agent", "internal/config", "internal/endpoint", "internal/link", "internal/server", "internal/server/admin", "internal/server/certs", "internal/server/registry", "internal/tunnel", "internal/version"},
+	"internal/config":                  {},
+	"internal/version":                 {},
+	"internal/endpoint":                {},
+	"internal/splice":                  {},
+	"internal/tunnel":                  {"internal/endpoint"},
+	"internal/link":                    {"internal/tunnel"},
+	"internal/agent":                   {"internal/endpoint", "internal/link", "internal/splice", "internal/tunnel"},
+	"internal/server":                  {"internal/endpoint", "internal/server/admin", "internal/server/auth", "internal/server/certs", "internal/server/control", "internal/server/edge", "internal/server/registry", "internal/server/store", "internal/tunnel"},
+	"internal/server/admin":            {"internal/server/auth", "internal/server/store", "internal/tunnel"},
+	"internal/server/auth":             {"internal/endpoint", "internal/server/store", "internal/tunnel"},
+	"internal/server/certs":            {"internal/link", "internal/server/store", "internal/tunnel"},
+	"internal/server/control":          {"internal/endpoint", "internal/link", "internal/server/auth", "internal/server/registry", "internal/server/session", "internal/tunnel"},
+	"internal/server/edge":             {"internal/endpoint", "internal/link", "internal/server/certs", "internal/server/edge/clienthello", "internal/server/registry", "internal/splice", "internal/tunnel"},
+	"internal/server/edge/clienthello": {"internal/endpoint"},
+	"internal/server/registry":         {"internal/endpoint", "internal/tunnel"},
+	"internal/server/session":          {"internal/endpoint", "internal/link", "internal/server/registry", "internal/tunnel"},
+	"internal/server/store":            {"internal/tunnel"},
+	"internal/structure":               {},
+	"yamux":                            {},
+}
+
+// only says which package alone may import a library.
+var only = map[string]string{
+	"github.com/goccy/go-yaml":   "internal/config",
+	"github.com/spf13/cobra":     "internal/cli",
+	"github.com/libp2p/go-yamux": "internal/link",
+	"golang.org/x/crypto":        "internal/server/edge/clienthello",
+}
+
+func TestImports(t *testing.T) {
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-f", `{{.ImportPath}}{{range .Imports}} {{.}}{{end}}`, module+"/...").Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	lines := bufio.NewScanner(bytes.NewReader(out))
+	for lines.Scan() {
+		fields := strings.Fields(lines.Text())
+		pkg := strings.TrimPrefix(fields[0], module+"/")
+		if strings.HasPrefix(pkg, "test/") || strings.HasPrefix(pkg, "bench") {
+			continue
+		}
+		allowed, known := table[pkg]
+		if !known {
+			t.Errorf("%s is not in the import table", pkg)
+		}
+		for _, imported := range fields[1:] {
+			ours, isOurs := strings.CutPrefix(imported, module+"/")
+			if isOurs && !slices.Contains(allowed, ours) {
+				t.Errorf("%s must not import %s", pkg, ours)
+			}
+			for library, owner := range only {
+				if strings.HasPrefix(imported, library) && pkg != owner {
+					t.Errorf("%s imports %s, which only %s may", pkg, library, owner)
+				}
+			}
+		}
+	}
+}

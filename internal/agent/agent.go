@@ -55,6 +55,7 @@ type Agent struct {
 		node      string
 		latency   time.Duration
 		lastError string
+		bound     chan struct{} // closed and replaced whenever an endpoint comes online
 	}
 }
 
@@ -64,6 +65,7 @@ func New(cfg Config) *Agent {
 		cfg.Drain = 10 * time.Second
 	}
 	a := &Agent{cfg: cfg}
+	a.mu.bound = make(chan struct{})
 	for _, e := range cfg.Endpoints {
 		a.endpoints = append(a.endpoints, newServed(e, cfg.Logger))
 	}

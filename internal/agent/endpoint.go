@@ -135,6 +135,49 @@ func (a *Agent) byID(id string) *served {
 	return nil
 }
 
+// await is byID for a stream that may have overtaken the Bound of its endpoint: the
+// two travel on different streams, and a visitor may be waiting for the name.
+func (a *Agent) await(ctx context.Context, id string) *served {
+	timeout := time.NewTimer(headerTimeout)
+	defer timeout.Stop()
+	for {
+		a.mu.Lock()
+		bound := a.mu.bound
+		a.mu.Unlock()
+		if e := a.byID(id); e != nil || !a.binding() {
+			return e
+		}
+		select {
+		case <-bound:
+		case <-timeout.C:
+			return nil
+		case <-ctx.Done():
+			return nil
+		}
+	}
+}
+
+// binding reports whether an answer to a Bind is still to come.
+func (a *Agent) binding() bool {
+	for _, e := range a.endpoints {
+		e.mu.Lock()
+		waits := e.mu.id == "" && e.mu.gone == nil
+		e.mu.Unlock()
+		if waits {
+			return true
+		}
+	}
+	return false
+}
+
+// announce wakes the streams that wait for an endpoint to come online.
+func (a *Agent) announce() {
+	a.mu.Lock()
+	defer a.mu.Unlock()
+	close(a.mu.bound)
+	a.mu.bound = make(chan struct{})
+}
+
 // lost handles an endpoint that the node took away.
 func (a *Agent) lost(m *tunnel.Unbound) error {
 	e := a.byID(m.GetEndpointId())

@@ -149,6 +149,7 @@ func (s *session) handle(ctx context.Context, m *tunnel.Control) error {
 	case *tunnel.Control_Bound:
 		if e := s.agent.byRequest(m.Bound.GetRequest()); e != nil {
 			urls := e.online(m.Bound)
+			s.agent.announce()
 			s.log.Info("endpoint online", "name", e.name, "url", urls[0], "upstream", e.upstream.String())
 			if s.agent.cfg.Online != nil {
 				s.agent.cfg.Online(e.name, urls)
@@ -236,7 +237,7 @@ func (s *session) serveStream(ctx context.Context, st link.Stream) {
 		return
 	}
 	_ = st.SetReadDeadline(time.Time{})
-	e := s.agent.byID(h.GetEndpointId())
+	e := s.agent.await(ctx, h.GetEndpointId())
 	if e == nil {
 		reply(st, tunnel.CodeEndpointOffline, "the endpoint is not served here any more")
 		return

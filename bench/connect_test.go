@@ -7,7 +7,6 @@ import (
 	"io"
 	"log/slog"
 	"net"
-	"os"
 	"slices"
 	"strings"
 	"testing"
@@ -23,14 +22,11 @@ import (
 // answer and away again: connect, bind, first byte through, disconnect. The times
 // reported end with the first byte.
 func BenchmarkConnect(b *testing.B) {
-	log := slog.New(slog.NewTextHandler(io.Discard, nil))
-	dir, err := os.MkdirTemp("", "culvert-bench-")
-	must(b, err)
-	defer os.RemoveAll(dir)
+	log := slog.New(slog.DiscardHandler)
 	ready := make(chan server.Ready, 1)
 	s, err := server.New(server.Config{
 		HTTP: "127.0.0.1:0", HTTPS: "127.0.0.1:0", TCPHost: "127.0.0.1", TCPPorts: registry.PortRange{First: 28000, Last: 28999},
-		DataDir: dir, Drain: time.Second, Logger: log, Ready: func(r server.Ready) { ready <- r },
+		DataDir: b.TempDir(), Drain: time.Second, Logger: log, Ready: func(r server.Ready) { ready <- r },
 	})
 	must(b, err)
 	ctx, cancel := context.WithCancel(context.Background())

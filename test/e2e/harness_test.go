@@ -33,7 +33,11 @@ func TestMain(m *testing.M) {
 		panic(err)
 	}
 	binary = filepath.Join(dir, "culvert")
-	out, err := exec.Command("go", "build", "-o", binary, "../../cmd/culvert").CombinedOutput()
+	args := []string{"build", "-o", binary}
+	if os.Getenv("CULVERT_TEST_RACE") != "" {
+		args = append(args, "-race") // what the processes race on shows in their exit codes and on stderr
+	}
+	out, err := exec.Command("go", append(args, "../../cmd/culvert")...).CombinedOutput()
 	if err != nil {
 		panic(fmt.Sprintf("build culvert: %v\n%s", err, out))
 	}
@@ -89,6 +93,9 @@ func start(t *testing.T, home string, env []string, args ...string) *process {
 	t.Cleanup(func() {
 		_ = p.cmd.Process.Kill()
 		<-p.done
+		if s := p.errors(); strings.Contains(s, "DATA RACE") || strings.Contains(s, "panic:") {
+			t.Errorf("culvert %s\n%s", args[0], s)
+		}
 		if t.Failed() {
 			t.Logf("culvert %s\n%s%s", strings.Join(args, " "), p.out(), p.errors())
 		}
@@ -383,4 +390,14 @@ func eventually(t *testing.T, what string, ok func() bool) {
 			t.Fatalf("not in time: %s", what)
 		}
 	}
+}
+
+// curlPlain runs curl without a CA.
+func (n *node) curlPlain(url string) string {
+	n.t.Helper()
+	out, err := exec.CommandContext(n.t.Context(), "curl", "-sS", "--max-time", "20", url).CombinedOutput()
+	if err != nil {
+		n.t.Fatalf("curl %s: %v\n%s", url, err, out)
+	}
+	return string(out)
 }

@@ -18,11 +18,12 @@ func owner(agent string, generation uint64) Owner {
 	return Owner{AgentID: agent, Generation: generation, SessionID: agent + string(rune('0'+generation))}
 }
 
-func http(host string) endpoint.Spec { return endpoint.Spec{Kind: endpoint.HTTP, Host: host, Name: "web"} }
+func http(host string) endpoint.Spec {
+	return endpoint.Spec{Kind: endpoint.HTTP, Host: host, Name: "web"}
+}
 
 func code(err error) tunnel.Code {
-	var b *tunnel.BindError
-	if errors.As(err, &b) {
+	if b, ok := errors.AsType[*tunnel.BindError](err); ok {
 		return b.Code
 	}
 	return ""
@@ -145,7 +146,9 @@ func TestPorts(t *testing.T) {
 		}
 		return closer(func() { closed[port] = true }), nil
 	}})
-	tcp := func(name string, port uint16) endpoint.Spec { return endpoint.Spec{Kind: endpoint.TCP, Name: name, Port: port} }
+	tcp := func(name string, port uint16) endpoint.Spec {
+		return endpoint.Spec{Kind: endpoint.TCP, Name: name, Port: port}
+	}
 	a, b := bind(t, r, tcp("x", 0), owner("a", 1)), bind(t, r, tcp("y", 0), owner("a", 1))
 	if a.Name.Port == b.Name.Port || a.Name.Port == 1001 || b.Name.Port == 1001 {
 		t.Errorf("ports %d and %d", a.Name.Port, b.Name.Port)

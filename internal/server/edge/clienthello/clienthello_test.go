@@ -60,7 +60,7 @@ func TestRead(t *testing.T) {
 		if len(in) > MaxSize {
 			continue
 		}
-		expect("fragmented", in, bytes.NewReader(append(in[:len(in):len(in)], "later bytes"...)))
+		expect("fragmented", in, bytes.NewReader(append(slices.Clip(in), "later bytes"...)))
 	}
 	for cut := range hello {
 		if h, err := Read(bytes.NewReader(hello[:cut])); err == nil || len(h.Raw) != cut {

@@ -1,0 +1,77 @@
+package e2e
+
+import (
+	"context"
+	"io"
+	"log/slog"
+	"net"
+	"testing"
+	"time"
+
+	"go.uber.org/goleak"
+
+	"github.com/culvert-tunnel/culvert/internal/agent"
+	"github.com/culvert-tunnel/culvert/internal/endpoint"
+	"github.com/culvert-tunnel/culvert/internal/server"
+	"github.com/culvert-tunnel/culvert/internal/server/registry"
+)
+
+// TestNothingIsLeft runs server and agent in this process, serves visitors of every
+// kind, one of whom stays, stops both, and looks for goroutines.
+func TestNothingIsLeft(t *testing.T) {
+	before := goleak.IgnoreCurrent()
+	t.Cleanup(func() { goleak.VerifyNone(t, before) }) // after all other cleanups
+	up := newUpstream(t)
+	raw := serveTCP(t, func(c *net.TCPConn) { _, _ = io.Copy(c, c) })
+	log := slog.New(slog.DiscardHandler)
+	ready := make(chan server.Ready, 1)
+	s, err := server.New(server.Config{
+		HTTP: "127.0.0.1:0", HTTPS: "127.0.0.1:0", Admin: "127.0.0.1:0", TCPHost: "127.0.0.1", TCPPorts: registry.PortRange{First: 19900, Last: 19999},
+		DataDir: t.TempDir(), Drain: 100 * time.Millisecond, Logger: log, Ready: func(r server.Ready) { ready <- r },
+	})
+	check(t, err)
+	ctx, cancel := context.WithCancel(t.Context())
+	defer cancel()
+	ended := make(chan error, 2)
+	go func() { ended <- s.Run(ctx) }()
+	r := <-ready
+
+	urls := make(map[string]string)
+	online := make(chan [2]string, 2)
+	web, err := agent.ParseUpstream(up.port(), nil)
+	check(t, err)
+	echo, err := agent.ParseUpstream(raw, nil)
+	check(t, err)
+	a := agent.New(agent.Config{
+		Server: r.HTTPS.String(), Token: *r.Token, ID: "agent", Generation: 1, Drain: 100 * time.Millisecond, Logger: log,
+		Endpoints: []agent.Endpoint{
+			{Spec: endpoint.Spec{Kind: endpoint.HTTP, Name: "web", Label: "app"}, Upstream: web},
+			{Spec: endpoint.Spec{Kind: endpoint.TCP, Name: "raw"}, Upstream: echo},
+		},
+		Online: func(name string, u []string) { online <- [2]string{name, u[len(u)-1]} },
+	})
+	go func() { ended <- a.Run(ctx) }()
+	for range 2 {
+		u := <-online
+		urls[u[0]] = u[1]
+	}
+	n := &node{process: &process{t: t}, data: "", http: r.HTTP.String(), https: r.HTTPS.String()}
+	if got := n.curlPlain(urls["web"] + "/hello"); got == "" {
+		t.Error("no answer")
+	}
+	stays := dial(t, tcpAddress(urls["raw"]))
+	_, err = stays.Write([]byte("x"))
+	check(t, err)
+	_, err = io.ReadFull(stays, make([]byte, 1))
+	check(t, err)
+	silent := dial(t, r.HTTPS.String()) // and never says hello
+	cancel()
+	check(t, <-ended)
+	check(t, <-ended)
+	_ = stays.Close()
+	_ = silent.Close()
+	up.Close()
+	if st := a.Status(); st.Endpoints[0].State == "online" {
+		t.Error("an endpoint is still online")
+	}
+}

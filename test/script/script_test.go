@@ -1,0 +1,83 @@
+// Package script holds the command line to its word: what each command prints and
+// how it exits, in testdata/*.txtar.
+package script
+
+import (
+	"context"
+	"os"
+	"strings"
+	"testing"
+
+	"github.com/rogpeppe/go-internal/testscript"
+
+	"github.com/culvert-tunnel/culvert/internal/cli"
+)
+
+func TestMain(m *testing.M) {
+	testscript.Main(m, map[string]func(){
+		"culvert": func() {
+			os.Exit(cli.Run(context.Background(), cli.Env{
+				Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, LookupEnv: os.LookupEnv,
+			}))
+		},
+	})
+}
+
+func TestScripts(t *testing.T) {
+	testscript.Run(t, testscript.Params{
+		Dir:   "testdata",
+		Setup: func(e *testscript.Env) error { e.Setenv("HOME", e.WorkDir); return nil },
+	})
+}
+
+// shown are the commands of the documents, each with the test that runs it.
+var shown = map[string]string{
+	"go run ./cmd/culvert demo": "test/e2e TestDemo",
+	"make test":                 "CI",
+	"make build":                "CI (make check builds; the e2e tests build the same package)",
+}
+
+// TestDocuments: no command is shown to readers that nothing runs. Blocks marked
+// console need a public host or a running agent; what they hold of commands is
+// checked for spelling.
+func TestDocuments(t *testing.T) {
+	for _, path := range []string{"../../README.md", "../../docs/operations.md"} {
+		b, err := os.ReadFile(path)
+		if err != nil {
+			t.Fatal(err)
+		}
+		kind := ""
+		for line := range strings.Lines(string(b)) {
+			line = strings.TrimSpace(line)
+			if mark, ok := strings.CutPrefix(line, "```"); ok {
+				kind = mark
+				continue
+			}
+			switch {
+			case kind == "sh" && shown[line] == "":
+				t.Errorf("%s: nothing runs %q", path, line)
+			case kind == "console" && strings.HasPrefix(line, "$ "):
+				checkSpelling(t, path, line[2:])
+			}
+		}
+	}
+}
+
+// checkSpelling runs the help of a command with its flags, which fails for a
+// command or flag that isn't there.
+func checkSpelling(t *testing.T, path, line string) {
+	t.Helper()
+	line, _, _ = strings.Cut(line, "  #")
+	args := strings.Fields(strings.ReplaceAll(line, "'", ""))
+	for len(args) > 0 && args[0] != "culvert" {
+		args = args[1:]
+	}
+	var out strings.Builder
+	code := cli.Run(t.Context(), cli.Env{
+		Args: append(args[1:], "--help"), Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out,
+		LookupEnv: func(k string) (string, bool) { return "/nonexistent", k == "HOME" },
+	})
+	if code != 0 || !strings.Contains(out.String(), "Usage:") {
+		t.Errorf("%s: %q: %s", path, line, out.String())
+	}
+}

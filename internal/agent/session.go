@@ -12,6 +12,7 @@ import (
 
 	"github.com/culvert-tunnel/culvert/internal/link"
 	"github.com/culvert-tunnel/culvert/internal/splice"
+	"github.com/culvert-tunnel/culvert/internal/tally"
 	"github.com/culvert-tunnel/culvert/internal/tunnel"
 )
 
@@ -34,7 +35,7 @@ type session struct {
 	write sync.Mutex // one message at a time on the control stream
 	ctl   link.Stream
 
-	streams sync.WaitGroup
+	streams tally.Tally
 }
 
 // run serves the link until it ends or ctx does, in which case it drains.
@@ -66,8 +67,8 @@ func (s *session) run(ctx context.Context) error {
 	}
 	cancel()
 	_ = s.link.Close()
-	tasks.Wait() // serveStreams adds to streams
-	s.streams.Wait()
+	tasks.Wait() // no stream is accepted any more
+	<-s.streams.Empty()
 	return err
 }
 
@@ -76,15 +77,10 @@ func (s *session) drain() {
 	_ = s.send(&tunnel.Control{Message: &tunnel.Control_Drain{Drain: &tunnel.Drain{
 		Reason: "the agent is stopping", DeadlineMs: uint32(s.agent.cfg.Drain.Milliseconds()), //nolint:gosec // seconds
 	}}})
-	done := make(chan struct{})
-	go func() {
-		s.streams.Wait()
-		close(done)
-	}()
 	timeout := time.NewTimer(s.agent.cfg.Drain)
 	defer timeout.Stop()
 	select {
-	case <-done:
+	case <-s.streams.Empty():
 	case <-timeout.C:
 		s.log.Warn("connections cut off at the end of the drain")
 		return
@@ -223,7 +219,11 @@ func (s *session) serveStreams(ctx context.Context) error {
 		if err != nil {
 			return err
 		}
-		s.streams.Go(func() { s.serveStream(ctx, st) })
+		s.streams.Enter()
+		go func() {
+			defer s.streams.Leave()
+			s.serveStream(ctx, st)
+		}()
 	}
 }
 

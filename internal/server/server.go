@@ -201,6 +201,7 @@ func (s *Server) Run(ctx context.Context) error {
 func (s *Server) wire(serving context.Context) {
 	s.registry = registry.New(registry.Config{
 		Domain: s.cfg.Domain, TCPPorts: s.cfg.TCPPorts, Grace: s.cfg.Grace,
+		Released: func() { s.edge.CloseIdle() },
 		Listen: func(port uint16) (io.Closer, error) {
 			return s.edge.ListenTCP(serving, port)
 		},

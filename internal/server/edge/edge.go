@@ -20,6 +20,7 @@ import (
 	"github.com/culvert-tunnel/culvert/internal/server/certs"
 	"github.com/culvert-tunnel/culvert/internal/server/registry"
 	"github.com/culvert-tunnel/culvert/internal/splice"
+	"github.com/culvert-tunnel/culvert/internal/tally"
 )
 
 // Config of an Edge. Registry, Certs and Logger must be set.
@@ -46,8 +47,8 @@ type Edge struct {
 	proxy   *proxy
 	secure  *handoff      // TLS connections on their way to http
 	pending chan struct{} // a place for each connection without a ClientHello
-	visits  tally
-	ports   tally // accept loops of tcp endpoints
+	visits  tally.Tally
+	ports   tally.Tally // accept loops of tcp endpoints
 }
 
 // New makes an edge that serves nothing yet.
@@ -104,7 +105,7 @@ func (e *Edge) Serve(ctx context.Context, plain, secure net.Listener, links []ne
 // visits.
 func (e *Edge) Shutdown(ctx context.Context) error {
 	_ = e.secure.Close()
-	return errors.Join(e.http.Shutdown(ctx), e.visits.wait(ctx), e.ports.wait(ctx)) // idle connections are closed
+	return errors.Join(e.http.Shutdown(ctx), e.visits.Wait(ctx), e.ports.Wait(ctx)) // idle connections are closed
 }
 
 // Close cuts off all HTTP visitors. Others end with the context of Serve, which
@@ -112,11 +113,15 @@ func (e *Edge) Shutdown(ctx context.Context) error {
 func (e *Edge) Close() error {
 	_ = e.secure.Close()
 	err := e.http.Close()
-	<-e.visits.empty()
-	<-e.ports.empty()
+	<-e.visits.Empty()
+	<-e.ports.Empty()
 	e.proxy.close()
 	return err
 }
+
+// CloseIdle ends the streams that are kept for HTTP requests to come. An agent that
+// gave its names back waits for them.
+func (e *Edge) CloseIdle() { e.proxy.close() }
 
 // accept serves each connection of l in a goroutine of its own until l is closed, and
 // returns when all have ended.
@@ -187,53 +192,4 @@ func addrPort(a net.Addr) netip.AddrPort {
 		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 	}
 	return netip.AddrPort{}
-}
-
-// tally counts what is going on. Unlike a WaitGroup's, its count may rise from
-// zero while somebody waits.
-type tally struct {
-	mu sync.Mutex
-	n  int
-	// zero is closed when n falls to zero; nil while nobody waits.
-	zero chan struct{}
-}
-
-func (t *tally) enter() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.n++
-}
-
-func (t *tally) leave() {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.n--
-	if t.n == 0 && t.zero != nil {
-		close(t.zero)
-		t.zero = nil
-	}
-}
-
-// empty returns a channel that is closed as soon as nothing goes on.
-func (t *tally) empty() <-chan struct{} {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	if t.n == 0 {
-		done := make(chan struct{})
-		close(done)
-		return done
-	}
-	if t.zero == nil {
-		t.zero = make(chan struct{})
-	}
-	return t.zero
-}
-
-func (t *tally) wait(ctx context.Context) error {
-	select {
-	case <-t.empty():
-		return nil
-	case <-ctx.Done():
-		return ctx.Err()
-	}
 }

@@ -37,8 +37,8 @@ func (e *Edge) newHTTPServer() *http.Server {
 
 // serveHTTP serves one request of a visitor.
 func (e *Edge) serveHTTP(w http.ResponseWriter, r *http.Request) {
-	e.visits.enter()
-	defer e.visits.leave()
+	e.visits.Enter()
+	defer e.visits.Leave()
 	if r.Method == http.MethodConnect || r.Method == http.MethodTrace {
 		writeError(w, r, tunnel.CodeMethodRefused)
 		return

@@ -85,6 +85,9 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, route *registry.Ro
 	ctx := context.WithValue(r.Context(), passageKey{}, &passage{route: route, visitor: v})
 	start := time.Now()
 	p.reverse.ServeHTTP(w, r.WithContext(ctx))
+	if now, ok := p.registry.Find(route.Name); !ok || now != route {
+		p.close() // the stream went back to the pool after its agent had left
+	}
 	p.log.Debug("request served", "visitor", v.ID, "remote", r.RemoteAddr, "method", r.Method, "host", route.Name.Host,
 		"path", r.URL.Path, "endpoint", route.ID, "session", route.Owner.SessionID, "duration", time.Since(start).String())
 }

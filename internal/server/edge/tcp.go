@@ -19,12 +19,12 @@ func (e *Edge) ListenTCP(ctx context.Context, port uint16) (io.Closer, error) {
 		return nil, fmt.Errorf("listen for tcp endpoint: %w", err)
 	}
 	name := endpoint.Name{Kind: endpoint.TCP, Port: port}
-	e.ports.enter()
+	e.ports.Enter()
 	go func() {
-		defer e.ports.leave()
+		defer e.ports.Leave()
 		_ = e.accept(ctx, l, func(ctx context.Context, c net.Conn) {
-			e.visits.enter()
-			defer e.visits.leave()
+			e.visits.Enter()
+			defer e.visits.Leave()
 			e.carry(ctx, c, visitor(c, name), nil)
 		})
 	}()

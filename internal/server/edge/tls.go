@@ -31,8 +31,8 @@ func (e *Edge) serveTLS(ctx context.Context, c net.Conn) {
 	if _, passthrough := e.cfg.Registry.Spec(name); passthrough && hello.ServerName != "" {
 		v := visitor(c, name)
 		v.ServerName, v.ALPN = hello.ServerName, hello.ALPN
-		e.visits.enter()
-		defer e.visits.leave()
+		e.visits.Enter()
+		defer e.visits.Leave()
 		e.carry(ctx, c, v, hello.Raw)
 		return
 	}

@@ -69,6 +69,9 @@ type Config struct {
 	// the name is given up. Without it tcp endpoints are refused.
 	Listen func(port uint16) (io.Closer, error)
 
+	// Released, if set, is told when an agent gave names back, without locks held.
+	Released func()
+
 	Grace      time.Duration // default 10 s
 	Remember   int           // offline names kept for a better answer than "not found"; default 10,000
 	MaxWaiting int           // visitors that wait for one name; default 1,024
@@ -239,7 +242,12 @@ func (r *Registry) unwait(name endpoint.Name) {
 func (r *Registry) Lose(routes ...*Route) { r.leave(held, routes) }
 
 // Release says that the agent gave these routes back.
-func (r *Registry) Release(routes ...*Route) { r.leave(released, routes) }
+func (r *Registry) Release(routes ...*Route) {
+	r.leave(released, routes)
+	if r.cfg.Released != nil {
+		r.cfg.Released()
+	}
+}
 
 func (r *Registry) leave(to state, routes []*Route) {
 	r.mu.Lock()

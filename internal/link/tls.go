@@ -111,7 +111,7 @@ func verifyPinned(chain []*x509.Certificate, fingerprint, host string) error {
 	return fmt.Errorf("%w: it is for another name than %s", ErrWrongNode, host)
 }
 
-// Trusted reports whether err, from Dial, says that the server is not the one
+// Untrusted reports whether err, from Dial, says that the server is not the one
 // the agent may trust.
 func Untrusted(err error) bool {
 	var verify *tls.CertificateVerificationError

@@ -11,7 +11,6 @@ import (
 	"fmt"
 	"io"
 	"net"
-	"os"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -254,12 +253,4 @@ func ended(err error) error {
 		return nil
 	}
 	return err
-}
-
-// IsReset reports whether err is of the kind that a vanished peer causes, in
-// contrast to a fault of ours that is worth a line in the log.
-func IsReset(err error) bool {
-	var op *net.OpError
-	return errors.As(err, &op) || errors.Is(err, net.ErrClosed) || errors.Is(err, os.ErrDeadlineExceeded) ||
-		errors.Is(err, io.ErrUnexpectedEOF) || errors.Is(err, io.ErrClosedPipe)
 }

@@ -234,17 +234,6 @@ func (c *Control) remove(s *agentSession) {
 	delete(c.mu.sessions, s.ID)
 }
 
-// Sessions returns the connected agents.
-func (c *Control) Sessions() []*session.Session {
-	c.mu.Lock()
-	defer c.mu.Unlock()
-	list := make([]*session.Session, 0, len(c.mu.sessions))
-	for _, s := range c.mu.sessions {
-		list = append(list, s.Session)
-	}
-	return list
-}
-
 // Revoke ends all sessions of a token. The token must be unknown to Authenticate
 // by then: a session that is being admitted right now checks once more.
 func (c *Control) Revoke(tokenID string) {

@@ -28,7 +28,7 @@ var (
 	ErrOffline  = errors.New("the endpoint's agent is not connected")
 )
 
-// Errors that Route.Open wraps, about whom the failure concerns.
+// ErrSessionGone is what Route.Open wraps when the agent can't be reached any more.
 var ErrSessionGone = errors.New("session is gone")
 
 // OpenFunc opens a stream for a visitor to the endpoint with that id, at the
@@ -305,19 +305,6 @@ func (r *Registry) setLocked(e *entry, to state) {
 	e.state = to
 	close(e.changed)
 	e.changed = make(chan struct{})
-}
-
-// Routes returns all live routes, in no order.
-func (r *Registry) Routes() []*Route {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	var routes []*Route
-	for _, e := range r.mu.entries {
-		if e.state == live {
-			routes = append(routes, e.route)
-		}
-	}
-	return routes
 }
 
 // Close gives up all names: ports are closed, timers stopped, who waits is told.

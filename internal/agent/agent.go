@@ -12,7 +12,10 @@ import (
 	"math/rand/v2"
 	"net"
 	"sync"
+	"syscall"
 	"time"
+
+	"github.com/google/uuid"
 
 	"github.com/culvert-tunnel/culvert/internal/endpoint"
 	"github.com/culvert-tunnel/culvert/internal/link"
@@ -48,6 +51,7 @@ var ErrNoEndpoints = errors.New("no endpoint is left to serve")
 type Agent struct {
 	cfg       Config
 	endpoints []*served
+	dial      func(ctx context.Context, address string) (net.Conn, error)
 
 	mu struct {
 		sync.Mutex
@@ -55,6 +59,7 @@ type Agent struct {
 		node      string
 		latency   time.Duration
 		lastError string
+		lastClass any           // of lastError, see class
 		bound     chan struct{} // closed and replaced whenever an endpoint comes online
 	}
 }
@@ -64,7 +69,14 @@ func New(cfg Config) *Agent {
 	if cfg.Drain <= 0 {
 		cfg.Drain = 10 * time.Second
 	}
-	a := &Agent{cfg: cfg}
+	dialer := link.Dialer{Fingerprint: cfg.Token.Fingerprint, Roots: cfg.Roots}
+	a := &Agent{cfg: cfg, dial: func(ctx context.Context, address string) (net.Conn, error) {
+		conn, err := dialer.Dial(ctx, address)
+		if err != nil {
+			return nil, err
+		}
+		return conn, nil
+	}}
 	a.mu.bound = make(chan struct{})
 	for _, e := range cfg.Endpoints {
 		a.endpoints = append(a.endpoints, newServed(e, cfg.Logger))
@@ -75,28 +87,34 @@ func New(cfg Config) *Agent {
 // Back-off between attempts to connect: the first is made at once, and so is the
 // first after a session that had worked; from there on the wait doubles up to
 // maxWait, of which a random half is taken off so that agents of a restarted node
-// don't come in one wave.
+// don't come in one wave. A session that ends sooner than the wait before it has not
+// worked: a node that lets agents in and drops them must not be dialled in a loop.
 const (
 	minWait = 50 * time.Millisecond
 	maxWait = 15 * time.Second
+	settled = 5 * time.Second // a session this old has worked, whatever the wait was
 )
 
 // Run connects and serves until ctx ends, and connects again whenever the link is
 // lost, for ever. Then it drains: names are given back, streams may go on for
 // Config.Drain. It returns nil after that, or an error that
 // trying again would not change: *tunnel.RefusalError, *tunnel.BindError,
-// ErrNoEndpoints, or one that link.Untrusted knows.
+// ErrNoEndpoints, or one that link.Untrusted knows. The last is final only until the
+// first session: later it is a captive portal or a change at the server, which pass.
 func (a *Agent) Run(ctx context.Context) error {
 	wait := time.Duration(0)
+	welcomed := false
 	for {
+		began := time.Now()
 		worked, err := a.connect(ctx)
 		if ctx.Err() != nil {
 			return nil //nolint:nilerr // asked to stop, and drained
 		}
-		if permanent(err) {
+		welcomed = welcomed || worked
+		if permanent(err) || !welcomed && link.Untrusted(err) {
 			return err
 		}
-		if worked {
+		if worked && time.Since(began) >= min(wait, settled) {
 			wait = 0
 		}
 		pause := jitter(wait)
@@ -127,7 +145,27 @@ func permanent(err error) bool {
 		return !refusal.Retryable
 	}
 	var bind *tunnel.BindError
-	return errors.As(err, &bind) || errors.Is(err, ErrNoEndpoints) || link.Untrusted(err)
+	return errors.As(err, &bind) || errors.Is(err, ErrNoEndpoints)
+}
+
+// class is what two failures to connect have in common when nothing has changed in
+// between: texts differ, because some name the local port of the attempt.
+func class(err error) any {
+	if refusal, ok := errors.AsType[*tunnel.RefusalError](err); ok {
+		return refusal.Code
+	}
+	for _, known := range []error{link.ErrWrongNode, link.ErrExpired, link.ErrNotANode, link.ErrNoAnswer} {
+		if errors.Is(err, known) {
+			return known
+		}
+	}
+	if link.Untrusted(err) {
+		return "untrusted"
+	}
+	if errno, ok := errors.AsType[syscall.Errno](err); ok {
+		return errno
+	}
+	return "unreachable"
 }
 
 // disconnected notes and says that the link is gone. Attempts that fail like the
@@ -135,9 +173,12 @@ func permanent(err error) bool {
 func (a *Agent) disconnected(err error, pause time.Duration) {
 	a.mu.Lock()
 	had := a.mu.connected
-	same := a.mu.lastError == err.Error()
+	same := a.mu.lastClass == class(err)
 	a.mu.connected = false
-	a.mu.lastError = err.Error()
+	a.mu.lastError, a.mu.lastClass = err.Error(), class(err)
+	if had {
+		a.mu.lastClass = nil // the first failure after a loss is news
+	}
 	a.mu.Unlock()
 	log := a.cfg.Logger.With("server", a.cfg.Server, "error", err, "retry_in", pause.Round(time.Millisecond).String())
 	switch {
@@ -153,8 +194,7 @@ func (a *Agent) disconnected(err error, pause time.Duration) {
 // connect makes one link, serves it to its end, and reports whether it had come so
 // far as to be welcomed.
 func (a *Agent) connect(ctx context.Context) (worked bool, err error) {
-	dialer := link.Dialer{Fingerprint: a.cfg.Token.Fingerprint, Roots: a.cfg.Roots}
-	conn, err := dialer.Dial(ctx, a.cfg.Server)
+	conn, err := a.dial(ctx, a.cfg.Server)
 	if err != nil {
 		return false, err
 	}
@@ -174,11 +214,19 @@ func (a *Agent) connect(ctx context.Context) (worked bool, err error) {
 	a.mu.Lock()
 	a.mu.connected, a.mu.node, a.mu.lastError = true, welcome.GetNode(), ""
 	a.mu.Unlock()
-	a.cfg.Logger.Info("connected", "server", a.cfg.Server, "node", tunnel.Clean(welcome.GetNode()),
+	log := a.cfg.Logger
+	if id, err := uuid.FromBytes(welcome.GetSessionId()); err == nil {
+		log = log.With("session", id.String())
+	}
+	log.Info("connected", "server", a.cfg.Server, "node", tunnel.Clean(welcome.GetNode()),
 		"server_version", tunnel.Clean(welcome.GetServerVersion()))
 
-	l := link.Client(conn, link.Config{Heartbeat: time.Duration(welcome.GetHeartbeatMs()) * time.Millisecond})
-	s := &session{agent: a, link: l, log: a.cfg.Logger}
+	heartbeat := time.Duration(welcome.GetHeartbeatMs()) * time.Millisecond
+	if heartbeat > 0 {
+		heartbeat = min(max(heartbeat, time.Second), time.Minute) // whatever the node says
+	}
+	l := link.Client(conn, link.Config{Heartbeat: heartbeat})
+	s := &session{agent: a, link: l, log: log}
 	err = s.run(ctx)
 	for _, e := range a.endpoints {
 		e.offline()

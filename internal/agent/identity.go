@@ -3,7 +3,8 @@ package agent
 import (
 	"errors"
 	"fmt"
-	"io/fs"
+	"io"
+	"math"
 	"os"
 	"path/filepath"
 	"strconv"
@@ -21,35 +22,31 @@ type Identity struct {
 	Generation uint64
 }
 
+// ErrBadIdentity says that the identity file holds something else. It is left as it
+// is: a new identity in its place would lose the agent's names for good.
+var ErrBadIdentity = errors.New("this is not an agent's identity: restore the file, or remove it to start as a new agent with new names")
+
 // NextIdentity reads the identity kept in dir, making one the first time, and
 // counts this run. Runs that start at the same time get different generations.
 func NextIdentity(dir string) (Identity, error) {
 	if err := os.MkdirAll(dir, 0o700); err != nil {
-		return Identity{}, fmt.Errorf("make state directory: %w", err)
+		return Identity{}, fmt.Errorf("make state directory: %w: choose another with --state", err)
 	}
 	f, err := os.OpenFile(filepath.Join(dir, "agent"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return Identity{}, fmt.Errorf("open agent identity: %w", err)
+		return Identity{}, fmt.Errorf("open agent identity: %w: choose another directory with --state", err)
 	}
 	defer f.Close() //nolint:errcheck // what matters is synced
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
 		return Identity{}, fmt.Errorf("lock agent identity: %w", err)
 	}
-	b, err := os.ReadFile(f.Name())
-	if err != nil && !errors.Is(err, fs.ErrNotExist) {
+	b, err := io.ReadAll(io.LimitReader(f, 256))
+	if err != nil {
 		return Identity{}, fmt.Errorf("read agent identity: %w", err)
 	}
-	var last uint64
-	fields := strings.Fields(string(b))
-	id := ""
-	if len(fields) == 2 {
-		if _, err := uuid.Parse(fields[0]); err == nil {
-			id = fields[0]
-			last, _ = strconv.ParseUint(fields[1], 10, 64)
-		}
-	}
-	if id == "" {
-		id = uuid.NewString()
+	id, last, err := parseIdentity(string(b))
+	if err != nil {
+		return Identity{}, fmt.Errorf("read agent identity %s: %w", f.Name(), err)
 	}
 	// Time keeps the number growing even after the file was restored from a back-up;
 	// the last one keeps it growing after the clock was set back.
@@ -66,4 +63,23 @@ func NextIdentity(dir string) (Identity, error) {
 		return Identity{}, fmt.Errorf("keep agent identity: %w", err)
 	}
 	return next, nil
+}
+
+// parseIdentity reads the file's line. An empty file is that of an agent which has
+// just been made.
+func parseIdentity(s string) (id string, last uint64, err error) {
+	if s == "" {
+		return uuid.NewString(), 0, nil
+	}
+	fields := strings.Fields(s)
+	if len(fields) != 2 {
+		return "", 0, ErrBadIdentity
+	}
+	if _, err := uuid.Parse(fields[0]); err != nil {
+		return "", 0, ErrBadIdentity
+	}
+	if last, err = strconv.ParseUint(fields[1], 10, 64); err != nil || last == math.MaxUint64 {
+		return "", 0, ErrBadIdentity
+	}
+	return fields[0], last, nil
 }

@@ -74,6 +74,7 @@ func (s *session) run(ctx context.Context) error {
 
 // drain gives the names back and lets streams end.
 func (s *session) drain() {
+	s.log.Info("agent draining", "deadline", s.agent.cfg.Drain.String())
 	_ = s.send(&tunnel.Control{Message: &tunnel.Control_Drain{Drain: &tunnel.Drain{
 		Reason: "the agent is stopping", DeadlineMs: uint32(s.agent.cfg.Drain.Milliseconds()), //nolint:gosec // seconds
 	}}})

@@ -17,10 +17,14 @@ import (
 // for this name and not for the address they dialled.
 const NodeName = "node.culvert.internal"
 
-// Errors of trust. Neither goes away by trying again.
+// Errors of Dial besides those of the network. ErrWrongNode and
+// *tls.CertificateVerificationError are errors of trust (Untrusted); time heals the
+// others.
 var (
 	ErrWrongNode = errors.New("the server's certificate is not signed by the CA in the token")
-	ErrNotANode  = errors.New("the server did not answer as a Culvert server")
+	ErrExpired   = errors.New("the server's certificate has expired or is not valid yet: renew it, or set this machine's clock")
+	ErrNotANode  = errors.New("what answers there is no Culvert server: check the server's address and port")
+	ErrNoAnswer  = errors.New("the server accepts connections but does not answer: check the server's address and port")
 )
 
 // Dialer dials nodes by TLS over TCP. The zero value trusts the system's roots.
@@ -50,13 +54,29 @@ func (d *Dialer) Dial(ctx context.Context, address string) (*tls.Conn, error) {
 	conn := tls.Client(raw, d.config(host))
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = raw.Close()
-		return nil, fmt.Errorf("authenticate %s: %w", address, err)
+		return nil, fmt.Errorf("authenticate %s: %w", address, classify(ctx, err))
 	}
 	if conn.ConnectionState().NegotiatedProtocol != tunnel.ALPN {
 		_ = raw.Close()
 		return nil, fmt.Errorf("authenticate %s: %w", address, ErrNotANode)
 	}
 	return conn, nil
+}
+
+// classify says what a failed TLS handshake means.
+func classify(ctx context.Context, err error) error {
+	var invalid x509.CertificateInvalidError
+	var record tls.RecordHeaderError
+	var op *net.OpError
+	switch {
+	case errors.As(err, &invalid) && invalid.Reason == x509.Expired:
+		return fmt.Errorf("%w: %w", ErrExpired, err)
+	case errors.As(err, &record), errors.As(err, &op) && op.Op == "remote error": // no TLS, or an alert
+		return fmt.Errorf("%w: %w", ErrNotANode, err)
+	case errors.Is(ctx.Err(), context.DeadlineExceeded):
+		return ErrNoAnswer
+	}
+	return err
 }
 
 // keepAlive lets the kernel find a dead peer even while Yamux is silent.
@@ -102,7 +122,10 @@ func verifyPinned(chain []*x509.Certificate, fingerprint, host string) error {
 		return ErrWrongNode
 	}
 	opts := x509.VerifyOptions{Roots: roots, Intermediates: between}
-	if _, err := chain[0].Verify(opts); err != nil {
+	var invalid x509.CertificateInvalidError
+	if _, err := chain[0].Verify(opts); errors.As(err, &invalid) && invalid.Reason == x509.Expired {
+		return err
+	} else if err != nil {
 		return fmt.Errorf("%w: %w", ErrWrongNode, err)
 	}
 	if chain[0].VerifyHostname(NodeName) == nil || chain[0].VerifyHostname(host) == nil {
@@ -115,6 +138,9 @@ func verifyPinned(chain []*x509.Certificate, fingerprint, host string) error {
 // the agent may trust.
 func Untrusted(err error) bool {
 	var verify *tls.CertificateVerificationError
+	if errors.Is(err, ErrExpired) {
+		return false
+	}
 	return errors.Is(err, ErrWrongNode) || errors.As(err, &verify)
 }
 

@@ -184,8 +184,12 @@ func (c *Control) admit(hello *tunnel.Hello) (*agentSession, *tunnel.RefusalErro
 		return nil, &tunnel.RefusalError{Code: tunnel.CodeModeUnsupported, Message: "this server knows no such session: start a new one", Retryable: true}
 	}
 	grant, err := c.cfg.Authenticate(hello.GetToken())
-	if err != nil {
+	switch {
+	case errors.Is(err, auth.ErrDenied):
 		return nil, refuseToken()
+	case err != nil:
+		c.cfg.Logger.Error("token can't be judged", "error", err)
+		return nil, &tunnel.RefusalError{Code: tunnel.CodeInternal, Message: "the server can't judge this token: its operator finds the reason in its log", Retryable: true, RetryAfter: 5 * time.Second}
 	}
 	s := &agentSession{
 		Session: &session.Session{

@@ -22,7 +22,9 @@ const sendTimeout = 10 * time.Second
 // serveControl serves the session's control stream until it ends.
 func (s *agentSession) serveControl(ctx context.Context, l *link.Link) error {
 	accept, cancel := context.WithTimeout(ctx, handshakeTimeout)
+	stop := context.AfterFunc(accept, func() { _ = l.Close() }) // not every multiplexer heeds a context
 	ctl, err := l.Accept(accept)
+	stop()
 	cancel()
 	if err != nil {
 		return err

@@ -1,13 +1,14 @@
 package cli
 
 import (
+	"bytes"
 	"context"
 	"crypto/x509"
 	"fmt"
+	"io"
 	"log/slog"
 	"os"
 	"runtime"
-	"strings"
 	"sync"
 	"time"
 
@@ -24,11 +25,12 @@ import (
 type agentFlags struct {
 	server, token, tokenFile, ca string
 	api, state                   string
-	drain                        time.Duration
+	drain                        wait
 	log                          logFlags
 }
 
 func (f *agentFlags) add(cmd *cobra.Command) {
+	f.drain = wait(10 * time.Second)
 	fs := cmd.Flags()
 	fs.StringVar(&f.server, "server", "", "server to dial: host or host:port (default: that of culvert login)")
 	fs.StringVar(&f.token, "token", "", "token; visible to other users of this machine, so prefer CULVERT_TOKEN, --token-file or culvert login")
@@ -36,8 +38,8 @@ func (f *agentFlags) add(cmd *cobra.Command) {
 	fs.StringVar(&f.ca, "ca", "", "file with the CA of a server on a private certificate (PEM)")
 	fs.StringVar(&f.api, "api", "127.0.0.1:4040", "address of the local API, or the next free port; off for none")
 	fs.StringVar(&f.state, "state", "", "directory that keeps who this agent is")
-	fs.DurationVar(&f.drain, "drain", 10*time.Second, "how long connections may finish after SIGTERM")
-	f.log.add(fs)
+	fs.Var(&f.drain, "drain", "how long connections may finish after SIGTERM")
+	f.log.add(cmd)
 }
 
 // run runs an agent with these endpoints until ctx ends.
@@ -87,12 +89,14 @@ func (f *agentFlags) agentConfig(env *Env, log *slog.Logger) (agent.Config, erro
 			return cfg, err
 		}
 	}
-	if f.token == "" && f.tokenFile != "" {
-		b, err := os.ReadFile(f.tokenFile)
-		if err != nil {
-			return cfg, usagef("--token-file: %w", err)
+	if f.tokenFile != "" {
+		if f.token != "" {
+			return cfg, usagef("--token and --token-file exclude each other")
 		}
-		f.token = strings.TrimSpace(string(b))
+		var err error
+		if f.token, err = readTokenFile(f.tokenFile); err != nil {
+			return cfg, err
+		}
 	}
 	server, token := f.server, f.token
 	if server == "" {
@@ -129,11 +133,28 @@ func (f *agentFlags) agentConfig(env *Env, log *slog.Logger) (agent.Config, erro
 		return cfg, err
 	}
 	cfg.ID, cfg.Generation = id.ID, id.Generation
-	cfg.Drain = f.drain
+	cfg.Drain = time.Duration(f.drain)
 	cfg.Logger = log
 	host, _ := os.Hostname()
 	cfg.Metadata = &tunnel.Metadata{Version: version.String(), Os: runtime.GOOS, Arch: runtime.GOARCH, Hostname: host}
 	return cfg, nil
+}
+
+// readTokenFile reads the token in a file.
+func readTokenFile(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", usagef("--token-file: %w", err)
+	}
+	defer f.Close() //nolint:errcheck // read
+	b, err := io.ReadAll(io.LimitReader(f, 4096))
+	if err != nil {
+		return "", usagef("--token-file: %w", err)
+	}
+	if len(bytes.TrimSpace(b)) == 0 {
+		return "", usagef("--token-file: %s is empty", path)
+	}
+	return string(b), nil
 }
 
 // loadRoots reads a CA file; nil without one.
@@ -169,6 +190,8 @@ func newEndpoint(env *Env, kind endpoint.Kind, use, short, example string) *cobr
 		Short:   short,
 		Example: example,
 		Args:    exactly(1, "one upstream, such as 3000 or host:port"),
+		// An upstream is no file.
+		ValidArgsFunction: cobra.NoFileCompletions,
 		RunE: func(cmd *cobra.Command, args []string) error {
 			if err := overlay(cmd, env, nil); err != nil {
 				return err

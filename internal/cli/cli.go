@@ -8,13 +8,14 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
+	"net"
 	"os"
+	"strconv"
 	"strings"
 	"time"
 
 	"github.com/lmittmann/tint"
 	"github.com/spf13/cobra"
-	"github.com/spf13/pflag"
 	"golang.org/x/term"
 
 	"github.com/culvert-tunnel/culvert/internal/agent"
@@ -61,7 +62,7 @@ func Run(ctx context.Context, env Env) int {
 	if err == nil {
 		return exitOK
 	}
-	_, _ = fmt.Fprintf(env.Stderr, "culvert: %s\n", explain(err))
+	_, _ = fmt.Fprintf(env.Stderr, "culvert: %s\n", strings.ReplaceAll(explain(err), "\n", "; ")) // errors.Join's
 	return exitCode(err)
 }
 
@@ -75,7 +76,7 @@ func exitCode(err error) int {
 		return exitRefused
 	case errors.As(err, &bind), errors.Is(err, agent.ErrNoEndpoints):
 		return exitEndpoint
-	case errors.As(err, &usage), errors.As(err, &file), errors.Is(err, config.ErrVersion):
+	case errors.As(err, &usage), errors.As(err, &file):
 		return exitUsage
 	}
 	return exitFailed
@@ -105,19 +106,20 @@ A server on a public host accepts agents that dial out to it; visitors reach the
 agents' services by host name, TLS server name or port.
 
 Every flag can also be set in the environment: --tcp-ports as CULVERT_TCP_PORTS.
+Flags win over the environment, which wins over configuration files.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 the server refused
 the agent or can't be trusted; 4 the server refused an endpoint.`,
+		Example: `  culvert demo
+  culvert server --domain tunnel.example.com
+  culvert http 3000 --server tunnel.example.com`,
+		Version:       version.String(),
 		SilenceErrors: true,
 		SilenceUsage:  true,
-		Args: func(_ *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("unknown command %q: see culvert --help", args[0])
-			}
-			return nil
-		},
-		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
+		Args:          noCommand,
+		RunE:          func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
+	root.SetVersionTemplate("culvert {{.Version}}\n")
 	root.SetFlagErrorFunc(func(cmd *cobra.Command, err error) error {
 		return usagef("%w: see %s --help", err, cmd.CommandPath())
 	})
@@ -126,6 +128,19 @@ the agent or can't be trusted; 4 the server refused an endpoint.`,
 		newLogin(env), newToken(env), newVersion(env),
 	)
 	return root
+}
+
+// noCommand refuses what should have been a subcommand.
+func noCommand(cmd *cobra.Command, args []string) error {
+	if len(args) == 0 {
+		return nil
+	}
+	cmd.SuggestionsMinimumDistance = 2
+	near := ""
+	if s := cmd.SuggestionsFor(args[0]); len(s) > 0 {
+		near = fmt.Sprintf(", did you mean %q?", s[0])
+	}
+	return usagef("unknown command %q%s: see %s --help", args[0], near, cmd.CommandPath())
 }
 
 // exactly is cobra.ExactArgs with an error that says what is missing.
@@ -144,23 +159,22 @@ type logFlags struct {
 	level  string
 }
 
-func (l *logFlags) add(flags *pflag.FlagSet) {
-	flags.StringVar(&l.format, "log-format", "text", "log lines as text or json")
-	flags.StringVar(&l.level, "log-level", "info", "least level that is logged: debug, info, warn or error")
+func (l *logFlags) add(cmd *cobra.Command) {
+	if l.level == "" {
+		l.level = "info"
+	}
+	addChoice(cmd, &l.format, "log-format", "", "log lines as text or json", "text", "json")
+	addChoice(cmd, &l.level, "log-level", "", "least level that is logged: debug, info, warn or error", "debug", "info", "warn", "error")
 }
 
 // logger makes the logger that the flags ask for, on stderr.
 func (l *logFlags) logger(env *Env) (*slog.Logger, error) {
 	var level slog.Level
 	if err := level.UnmarshalText([]byte(l.level)); err != nil {
-		return nil, usagef("--log-level %q: use debug, info, warn or error", l.level)
+		return nil, usageError{err}
 	}
-	switch l.format {
-	case "json":
+	if l.format == "json" {
 		return slog.New(slog.NewJSONHandler(env.Stderr, &slog.HandlerOptions{Level: level})), nil
-	case "text":
-	default:
-		return nil, usagef("--log-format %q: use text or json", l.format)
 	}
 	if f, ok := env.Stderr.(*os.File); ok && term.IsTerminal(int(f.Fd())) {
 		_, plain := env.LookupEnv("NO_COLOR")
@@ -170,7 +184,7 @@ func (l *logFlags) logger(env *Env) (*slog.Logger, error) {
 }
 
 // overlay completes a command's flags from environment and file.
-func overlay(cmd *cobra.Command, env *Env, file map[string][]string) error {
+func overlay(cmd *cobra.Command, env *Env, file config.Settings) error {
 	if err := config.Overlay(cmd.Flags(), env.LookupEnv, file); err != nil {
 		return usageError{err}
 	}
@@ -180,10 +194,14 @@ func overlay(cmd *cobra.Command, env *Env, file map[string][]string) error {
 func newVersion(env *Env) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
-		Use:   "version",
-		Short: "Show the version",
-		Args:  exactly(0, "no arguments"),
-		RunE: func(*cobra.Command, []string) error {
+		Use:     "version",
+		Short:   "Show the version",
+		Example: `  culvert version --output json`,
+		Args:    exactly(0, "no arguments"),
+		RunE: func(cmd *cobra.Command, _ []string) error {
+			if err := overlay(cmd, env, nil); err != nil {
+				return err
+			}
 			return printData(env, output, map[string]any{"version": version.String(), "protocol": tunnel.Version},
 				func(w io.Writer) { _, _ = fmt.Fprintln(w, "culvert "+version.String()) })
 		},
@@ -193,7 +211,7 @@ func newVersion(env *Env) *cobra.Command {
 }
 
 func addOutput(cmd *cobra.Command, output *string) {
-	cmd.Flags().StringVarP(output, "output", "o", "text", "form of the output: text or json")
+	addChoice(cmd, output, "output", "o", "form of the output: text or json", "text", "json")
 }
 
 // hostPort adds port to an address that has none.
@@ -212,6 +230,10 @@ func hostPort(address, port string) (string, error) {
 		a = "[" + a + "]:" + port
 	case !strings.Contains(a, ":"):
 		a += ":" + port
+	}
+	_, p, err := net.SplitHostPort(a)
+	if n, perr := strconv.ParseUint(p, 10, 16); err != nil || perr != nil || n == 0 {
+		return "", usagef("server %q: the port is a number from 1 to 65535", address)
 	}
 	return a, nil
 }

@@ -12,8 +12,10 @@ import (
 	"net/url"
 	"os"
 	"path/filepath"
+	"strconv"
 	"strings"
 	"sync"
+	"syscall"
 	"time"
 
 	"github.com/spf13/cobra"
@@ -35,7 +37,8 @@ func newDemo(env *Env) *cobra.Command {
 		Long: `Try Culvert: a server, an agent and a sample service in one process, on loopback.
 
 It keeps nothing: its certificates and tokens go when it stops.`,
-		Args: exactly(0, "no arguments"),
+		Example: `  culvert demo`,
+		Args:    exactly(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			if err := overlay(cmd, env, nil); err != nil {
 				return err
@@ -47,9 +50,8 @@ It keeps nothing: its certificates and tokens go when it stops.`,
 			return demo(cmd.Context(), env, logger)
 		},
 	}
-	log.add(cmd.Flags())
-	cmd.Flags().Lookup("log-level").DefValue = "warn"
 	log.level = "warn"
+	log.add(cmd)
 	return cmd
 }
 
@@ -77,7 +79,7 @@ func demo(ctx context.Context, env *Env, log *slog.Logger) error {
 	ready := make(chan server.Ready, 1)
 	s, err := server.New(server.Config{
 		Domain: "localhost", HTTP: freeAddress(ctx, "127.0.0.1:8080"), HTTPS: freeAddress(ctx, "127.0.0.1:8443"),
-		TCPHost: "127.0.0.1", TCPPorts: registry.PortRange{First: 20000, Last: 20999},
+		TCPHost: "127.0.0.1", TCPPorts: freePorts(ctx),
 		DataDir: filepath.Join(dir, "server"), Drain: time.Second, Version: version.String(), Logger: log,
 		Ready: func(r server.Ready) { ready <- r },
 	})
@@ -128,13 +130,42 @@ func cause(ctx context.Context) error {
 
 // freeAddress returns address, or one with a port that is free when its own is not.
 func freeAddress(ctx context.Context, address string) string {
+	_, port, err := net.SplitHostPort(address)
+	if err != nil || !free(ctx, address) || !free(ctx, net.JoinHostPort("::1", port)) {
+		return "127.0.0.1:0"
+	}
+	return address
+}
+
+// free reports whether nothing listens on an address. A port taken on ::1 counts,
+// because localhost is that first to many programs.
+func free(ctx context.Context, address string) bool {
 	var lc net.ListenConfig
 	l, err := lc.Listen(ctx, "tcp", address)
 	if err != nil {
-		return "127.0.0.1:0"
+		return !errors.Is(err, syscall.EADDRINUSE) && !errors.Is(err, syscall.EACCES)
 	}
 	_ = l.Close()
-	return address
+	return true
+}
+
+// freePorts returns the usual ports of tcp endpoints, or a single free one when all of
+// them are taken.
+func freePorts(ctx context.Context) registry.PortRange {
+	p := registry.PortRange{First: 20000, Last: 20999}
+	for port := p.First; port <= p.Last; port++ {
+		if n := strconv.Itoa(int(port)); free(ctx, "127.0.0.1:"+n) && free(ctx, "[::1]:"+n) {
+			return p
+		}
+	}
+	var lc net.ListenConfig
+	l, err := lc.Listen(ctx, "tcp", "127.0.0.1:0")
+	if err != nil {
+		return p
+	}
+	defer l.Close() //nolint:errcheck // taken to find it
+	port := l.Addr().(*net.TCPAddr).AddrPort().Port()
+	return registry.PortRange{First: port, Last: port}
 }
 
 // startSample starts the sample service, once plain and once with TLS of its own,
@@ -221,5 +252,5 @@ Culvert demo: visitor → edge → link → agent → sample service, all on thi
          curl --cacert %[7]s %[8]s/
 
 Open %[1]s in a browser. Ctrl-C stops the demo.
-`, web[1], web[0], r.CAFile, urls["tcp"], tcp.Host, urls["tls"], serviceCA, secure)
+`, web[1], web[0], shellQuote(r.CAFile), urls["tcp"], tcp.Host, urls["tls"], shellQuote(serviceCA), secure)
 }

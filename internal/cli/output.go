@@ -7,14 +7,11 @@ import (
 
 // printData prints data as JSON, or as text by calling text.
 func printData(env *Env, form string, data any, text func(io.Writer)) error {
-	switch form {
-	case "text":
-		text(env.Stdout)
-		return nil
-	case "json":
+	if form == "json" {
 		enc := json.NewEncoder(env.Stdout)
 		enc.SetIndent("", "  ")
 		return enc.Encode(data)
 	}
-	return usagef("--output %q: use text or json", form)
+	text(env.Stdout)
+	return nil
 }

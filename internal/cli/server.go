@@ -1,6 +1,7 @@
 package cli
 
 import (
+	"errors"
 	"fmt"
 	"net"
 	"path/filepath"
@@ -18,14 +19,15 @@ import (
 
 // serverFlags are the flags of culvert server.
 type serverFlags struct {
-	config string
-	ports  string
-	cfg    server.Config
-	log    logFlags
+	config       string
+	ports        ports
+	grace, drain wait
+	cfg          server.Config
+	log          logFlags
 }
 
 func newServer(env *Env) *cobra.Command {
-	var f serverFlags
+	f := serverFlags{ports: ports{First: 20000, Last: 20999}, grace: wait(registry.DefaultGrace), drain: wait(30 * time.Second)}
 	cmd := &cobra.Command{
 		Use:   "server",
 		Short: "Run the public side",
@@ -33,7 +35,11 @@ func newServer(env *Env) *cobra.Command {
 
 The first start on an empty data directory makes a token and prints the agent
 command to paste. Without --cert and --key the server signs its own certificates;
-agents trust it by the fingerprint in their token.`,
+agents trust it by the fingerprint in their token. SIGTERM or Ctrl-C drains: visitors
+may finish; a second one exits at once.`,
+		Example: `  culvert server --domain tunnel.example.com
+  culvert server --config /etc/culvert/server.yml
+  culvert server --domain tunnel.example.com --cert chain.pem --key key.pem`,
 		Args: exactly(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error { return f.run(cmd, env) },
 	}
@@ -45,15 +51,15 @@ agents trust it by the fingerprint in their token.`,
 	fs.StringArrayVar(&f.cfg.Links, "link", nil, "further address for agents alone; may be repeated")
 	fs.StringVar(&f.cfg.Admin, "admin", "127.0.0.1:4041", "address of /healthz and /readyz; off for none")
 	fs.StringVar(&f.cfg.TCPHost, "tcp-host", "", "address that tcp endpoints listen on; all by default")
-	fs.StringVar(&f.ports, "tcp-ports", "20000-20999", "ports for tcp endpoints; off for none")
+	fs.Var(&f.ports, "tcp-ports", "ports for tcp endpoints; off for none")
 	fs.StringVar(&f.cfg.DataDir, "data", "", "data directory (default "+defaultData(env)+")")
 	fs.StringVar(&f.cfg.CertFile, "cert", "", "file with the certificate chain for the domain and its names (PEM)")
 	fs.StringVar(&f.cfg.KeyFile, "key", "", "file with the certificate's key (PEM)")
 	fs.StringVar(&f.cfg.Node, "node", "", "name of this node (default: the host's name)")
 	fs.StringVar(&f.cfg.Region, "region", "", "region that agents are told")
-	fs.DurationVar(&f.cfg.Grace, "grace", registry.DefaultGrace, "how long names and visitors wait for an agent that is gone")
-	fs.DurationVar(&f.cfg.Drain, "drain", 30*time.Second, "how long visitors may finish after SIGTERM")
-	f.log.add(fs)
+	fs.Var(&f.grace, "grace", "how long names and visitors wait for an agent that is gone")
+	fs.Var(&f.drain, "drain", "how long visitors may finish after SIGTERM")
+	f.log.add(cmd)
 	return cmd
 }
 
@@ -66,8 +72,8 @@ func defaultData(env *Env) string {
 }
 
 func (f *serverFlags) run(cmd *cobra.Command, env *Env) error {
-	var file map[string][]string
-	if v, ok := env.LookupEnv(config.EnvName("config")); ok && f.config == "" {
+	var file config.Settings
+	if v, _ := env.LookupEnv(config.EnvName("config")); f.config == "" {
 		f.config = v
 	}
 	if f.config != "" {
@@ -85,6 +91,9 @@ func (f *serverFlags) run(cmd *cobra.Command, env *Env) error {
 	}
 	cfg.Ready = func(r server.Ready) { greet(env, cfg, r) }
 	s, err := server.New(cfg)
+	if errors.Is(err, server.ErrConfig) {
+		return usageError{err}
+	}
 	if err != nil {
 		return err
 	}
@@ -113,30 +122,16 @@ func (f *serverFlags) serverConfig(env *Env) (server.Config, error) {
 		cfg.DataDir = dirs.Data
 	}
 	var err error
-	if cfg.TCPPorts, err = parsePorts(f.ports); err != nil {
-		return cfg, err
+	if cfg.DataDir, err = filepath.Abs(cfg.DataDir); err != nil {
+		return cfg, fmt.Errorf("find the data directory: %w", err)
 	}
+	cfg.TCPPorts = registry.PortRange(f.ports)
+	cfg.Grace, cfg.Drain = time.Duration(f.grace), time.Duration(f.drain)
 	if cfg.Logger, err = f.log.logger(env); err != nil {
 		return cfg, err
 	}
 	cfg.Version = version.String()
 	return cfg, nil
-}
-
-func parsePorts(s string) (registry.PortRange, error) {
-	if s == "off" || s == "" {
-		return registry.PortRange{}, nil
-	}
-	first, last, ok := strings.Cut(s, "-")
-	if !ok {
-		last = first
-	}
-	a, errA := strconv.ParseUint(strings.TrimSpace(first), 10, 16)
-	b, errB := strconv.ParseUint(strings.TrimSpace(last), 10, 16)
-	if errA != nil || errB != nil || a == 0 || b < a {
-		return registry.PortRange{}, usagef("--tcp-ports %q: write first-last, such as 20000-20999", s)
-	}
-	return registry.PortRange{First: uint16(a), Last: uint16(b)}, nil
 }
 
 // greet prints the agent command to paste, on the first start.
@@ -151,15 +146,20 @@ func greet(env *Env, cfg server.Config, r server.Ready) {
 	if cfg.DataDir != defaultData(env) {
 		data = " --data " + shellQuote(cfg.DataDir)
 	}
+	ca := ""
+	if r.NeedsCA {
+		ca = " --ca ca.pem"
+		cfg.Logger.Warn("agents can't trust the given certificate by themselves: give each the file with its CA, and name it with --ca", "cert", cfg.CertFile)
+	}
 	_, _ = fmt.Fprintf(env.Stdout, `
 This server is new, so it made a first token. Where your service runs, paste
 
-    CULVERT_TOKEN=%s culvert http 3000 --server %s
+    CULVERT_TOKEN=%s culvert http 3000 --server %s%s
 
 with your service's port in place of 3000. The token is not shown again; make
 others with: culvert token create%s
 
-`, r.Token.Reveal(), publicAddress(cfg.Domain, r.HTTPS), data)
+`, r.Token.Reveal(), publicAddress(cfg.Domain, r.HTTPS), ca, data)
 }
 
 // publicAddress is what agents dial, without the port where it is the usual one.

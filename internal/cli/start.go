@@ -20,14 +20,17 @@ func newStart(env *Env) *cobra.Command {
 		Example: `  culvert start
   culvert start web ssh --config culvert.yml`,
 		RunE: func(cmd *cobra.Command, names []string) error {
-			if v, ok := env.LookupEnv(config.EnvName("config")); ok && !cmd.Flags().Changed("config") {
+			if v, _ := env.LookupEnv(config.EnvName("config")); v != "" && !cmd.Flags().Changed("config") {
 				path = v
 			}
-			file, err := config.LoadAgent(path, env.LookupEnv)
+			file, settings, err := config.LoadAgent(path, env.LookupEnv)
+			if config.Missing(err) {
+				return usagef("%w: write one, or name it with --config", err)
+			}
 			if err != nil {
 				return usageError{err}
 			}
-			if err := overlay(cmd, env, agentFile(file)); err != nil {
+			if err := overlay(cmd, env, settings); err != nil {
 				return err
 			}
 			endpoints, err := pick(file.Endpoints, names)
@@ -37,22 +40,22 @@ func newStart(env *Env) *cobra.Command {
 			return f.run(cmd.Context(), env, endpoints)
 		},
 	}
+	cmd.ValidArgsFunction = func(_ *cobra.Command, have []string, _ string) ([]string, cobra.ShellCompDirective) {
+		file, _, err := config.LoadAgent(path, env.LookupEnv)
+		if err != nil {
+			return nil, cobra.ShellCompDirectiveNoFileComp
+		}
+		var names []string
+		for _, e := range file.Endpoints {
+			if !slices.Contains(have, e.Name) {
+				names = append(names, e.Name)
+			}
+		}
+		return names, cobra.ShellCompDirectiveNoFileComp
+	}
 	cmd.Flags().StringVar(&path, "config", "culvert.yml", "configuration file (YAML)")
 	f.add(cmd)
 	return cmd
-}
-
-// agentFile returns what a file says as values of flags.
-func agentFile(a config.Agent) map[string][]string {
-	flags := make(map[string][]string)
-	for name, v := range map[string]string{
-		"server": a.Server, "token": a.Token, "token-file": a.TokenFile, "ca": a.CA, "api": a.API,
-	} {
-		if v != "" {
-			flags[name] = []string{v}
-		}
-	}
-	return flags
 }
 
 // pick builds the named endpoints, all without names.
@@ -69,7 +72,7 @@ func pick(all []config.Endpoint, names []string) ([]agent.Endpoint, error) {
 		}
 		built, err := buildEndpoint(e)
 		if err != nil {
-			return nil, usageError{fmt.Errorf("endpoint %s: %w", e.Name, err)}
+			return nil, usageError{e.Fault(fmt.Sprintf("endpoint %q: %v", e.Name, err))}
 		}
 		endpoints = append(endpoints, built)
 	}

@@ -13,6 +13,7 @@ import (
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-tunnel/culvert/internal/server/admin"
+	"github.com/culvert-tunnel/culvert/internal/tunnel"
 )
 
 func newToken(env *Env) *cobra.Command {
@@ -24,12 +25,9 @@ func newToken(env *Env) *cobra.Command {
 
 These commands speak to the running server through a unix socket in its data
 directory, so they run on the server's machine as the server's user.`,
-		Args: func(cmd *cobra.Command, args []string) error {
-			if len(args) > 0 {
-				return usagef("unknown command %q: see culvert token --help", args[0])
-			}
-			return nil
-		},
+		Example: `  culvert token create --label laptop
+  culvert token list --data /var/lib/culvert`,
+		Args: noCommand,
 		RunE: func(cmd *cobra.Command, _ []string) error { return cmd.Help() },
 	}
 	cmd.PersistentFlags().StringVar(&data, "data", "", "the server's data directory (default "+defaultData(env)+")")
@@ -78,9 +76,10 @@ func newTokenCreate(env *Env, client clientFunc) *cobra.Command {
 func newTokenList(env *Env, client clientFunc) *cobra.Command {
 	var output string
 	cmd := &cobra.Command{
-		Use:   "list",
-		Short: "List the tokens, without their secrets",
-		Args:  exactly(0, "no arguments"),
+		Use:     "list",
+		Short:   "List the tokens, without their secrets",
+		Example: `  culvert token list --output json`,
+		Args:    exactly(0, "no arguments"),
 		RunE: func(cmd *cobra.Command, _ []string) error {
 			c, err := client(cmd)
 			if err != nil {
@@ -105,16 +104,17 @@ func printTokens(w io.Writer, list []admin.Token) {
 		if allow == "" {
 			allow = "everything"
 		}
-		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", tok.ID, tok.Created.Format(time.RFC3339), tok.Label, allow)
+		_, _ = fmt.Fprintf(t, "%s\t%s\t%s\t%s\n", tok.ID, tok.Created.Format(time.RFC3339), tunnel.Clean(tok.Label), tunnel.Clean(allow))
 	}
 	_ = t.Flush()
 }
 
 func newTokenRevoke(_ *Env, client clientFunc) *cobra.Command {
 	return &cobra.Command{
-		Use:   "revoke ID",
-		Short: "Revoke a token and end its agents' sessions",
-		Args:  exactly(1, "the id of a token, as culvert token list shows it"),
+		Use:     "revoke ID",
+		Short:   "Revoke a token and end its agents' sessions",
+		Example: `  culvert token revoke h3na2hlish`,
+		Args:    exactly(1, "the id of a token, as culvert token list shows it"),
 		RunE: func(cmd *cobra.Command, args []string) error {
 			c, err := client(cmd)
 			if err != nil {

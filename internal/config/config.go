@@ -5,6 +5,7 @@ package config
 import (
 	"errors"
 	"fmt"
+	"io"
 	"io/fs"
 	"os"
 	"path/filepath"
@@ -16,17 +17,24 @@ import (
 	"github.com/goccy/go-yaml/ast"
 	"github.com/goccy/go-yaml/parser"
 	"github.com/goccy/go-yaml/token"
-	"github.com/spf13/pflag"
 )
 
 // LookupEnv is os.LookupEnv, or a test's stand-in.
 type LookupEnv func(string) (string, bool)
 
+// Place is where in a file something stands.
+type Place struct {
+	File   string
+	Line   int // 0: unknown
+	Column int
+}
+
+// Fault is an error at this place.
+func (p Place) Fault(message string) *Error { return &Error{Place: p, Message: message} }
+
 // Error is a fault in a configuration file, with its place.
 type Error struct {
-	File    string
-	Line    int // 0: unknown
-	Column  int
+	Place
 	Message string
 }
 
@@ -43,32 +51,33 @@ const maxFile = 1 << 20
 // Load reads a YAML file into v, a pointer to a struct, strictly: unknown keys,
 // double keys and wrong types are errors with file and line. ${NAME} in a value is
 // replaced by the environment's variable, which must be set. A missing file
-// satisfies errors.Is(err, fs.ErrNotExist).
-func Load(path string, v any, env LookupEnv) error {
+// satisfies errors.Is(err, fs.ErrNotExist). The returned Document knows the places
+// of keys.
+func Load(path string, v any, env LookupEnv) (*Document, error) {
 	f, err := os.Open(path)
 	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
+		return nil, fmt.Errorf("read configuration: %w", err)
 	}
 	defer f.Close() //nolint:errcheck // only read
-	info, err := f.Stat()
+	b, err := io.ReadAll(io.LimitReader(f, maxFile+1))
 	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
+		return nil, fmt.Errorf("read configuration: %w", err)
 	}
-	if info.Size() > maxFile {
-		return &Error{File: path, Message: "the file is over 1 MiB"}
-	}
-	b, err := os.ReadFile(path)
-	if err != nil {
-		return fmt.Errorf("read configuration: %w", err)
+	if len(b) > maxFile {
+		return nil, Place{File: path}.Fault("the file is over 1 MiB")
 	}
 	return decode(path, b, v, env)
 }
 
-func decode(path string, b []byte, v any, env LookupEnv) error {
+func decode(path string, b []byte, v any, env LookupEnv) (*Document, error) {
 	file, err := parser.ParseBytes(b, 0)
 	if err != nil {
-		return explain(path, v, err)
+		return nil, explain(path, v, err)
 	}
+	if len(file.Docs) > 1 {
+		return nil, Place{File: path}.Fault("the file holds more than one document")
+	}
+	d := &Document{path: path}
 	for _, doc := range file.Docs {
 		e := &expander{path: path, env: env}
 		if doc.Body == nil {
@@ -76,16 +85,35 @@ func decode(path string, b []byte, v any, env LookupEnv) error {
 		}
 		ast.Walk(e, doc.Body)
 		if e.err != nil {
-			return e.err
+			return nil, e.err
 		}
 		if err := yaml.NodeToValue(doc.Body, v, yaml.Strict()); err != nil {
-			return explain(path, v, err)
+			return nil, explain(path, v, err)
 		}
+		d.body = doc.Body
 	}
-	if len(file.Docs) > 1 {
-		return &Error{File: path, Message: "the file holds more than one document"}
+	return d, nil
+}
+
+// Document is a file that was read.
+type Document struct {
+	path string
+	body ast.Node // nil: an empty file
+}
+
+// At returns the place of what a path such as $.listen.http leads to, or that of the
+// whole file.
+func (d *Document) At(path string) Place {
+	at := Place{File: d.path}
+	p, err := yaml.PathString(path)
+	if err != nil || d.body == nil {
+		return at
 	}
-	return nil
+	n, err := p.FilterNode(d.body)
+	if err != nil || n == nil {
+		return at
+	}
+	return place(d.path, n.GetToken(), "").Place
 }
 
 // expander replaces variables in string values. It works on the parsed tree, so a
@@ -96,7 +124,10 @@ type expander struct {
 	err  error
 }
 
-var variable = regexp.MustCompile(`\$\{[A-Za-z_][A-Za-z0-9_]*\}`)
+var (
+	variable     = regexp.MustCompile(`\$\{[^}]*\}?`)
+	variableName = regexp.MustCompile(`^\$\{[A-Za-z_][A-Za-z0-9_]*\}$`)
+)
 
 // Visit implements ast.Visitor.
 func (e *expander) Visit(n ast.Node) ast.Visitor {
@@ -105,6 +136,12 @@ func (e *expander) Visit(n ast.Node) ast.Visitor {
 		return e
 	}
 	s.Value = variable.ReplaceAllStringFunc(s.Value, func(m string) string {
+		if !variableName.MatchString(m) {
+			if e.err == nil {
+				e.err = place(e.path, s.GetToken(), "a variable of the environment is written ${NAME}")
+			}
+			return m
+		}
 		name := m[2 : len(m)-1]
 		v, ok := e.env(name)
 		if !ok && e.err == nil {
@@ -116,7 +153,7 @@ func (e *expander) Visit(n ast.Node) ast.Visitor {
 }
 
 func place(path string, t *token.Token, message string) *Error {
-	e := &Error{File: path, Message: message}
+	e := Place{File: path}.Fault(message)
 	if t != nil && t.Position != nil {
 		e.Line, e.Column = t.Position.Line, t.Position.Column
 	}
@@ -128,15 +165,40 @@ func place(path string, t *token.Token, message string) *Error {
 func explain(path string, v any, err error) error {
 	var ye yaml.Error
 	if !errors.As(err, &ye) {
-		return &Error{File: path, Message: err.Error()}
+		return Place{File: path}.Fault(err.Error())
 	}
 	e := place(path, ye.GetToken(), ye.GetMessage())
+	var mismatch *yaml.TypeError
+	if errors.As(err, &mismatch) {
+		e.Message = mismatched(mismatch)
+		return e
+	}
 	if t := ye.GetToken(); t != nil {
 		if near := nearest(t.Value, keys(reflect.TypeOf(v), nil)); near != "" {
 			e.Message += fmt.Sprintf(", did you mean %q?", near)
 		}
 	}
 	return e
+}
+
+// mismatched says what a value should have been, in words of YAML and without the
+// value, which may be a secret.
+func mismatched(err *yaml.TypeError) string {
+	want := err.DstType.String()
+	switch err.DstType.Kind() {
+	case reflect.String:
+		want = "text"
+	case reflect.Int:
+		want = "a number"
+	case reflect.Bool:
+		want = "true or false"
+	case reflect.Slice:
+		want = "a list"
+	case reflect.Struct:
+		want = "keys with values"
+	default:
+	}
+	return "the value must be " + want
 }
 
 // keys collects all keys a type knows, at any depth.
@@ -191,39 +253,6 @@ func distance(a, b string) int {
 		}
 	}
 	return row[len(b)]
-}
-
-// envPrefix of the variables that stand for flags: CULVERT_TCP_PORTS for
-// --tcp-ports.
-const envPrefix = "CULVERT_"
-
-// EnvName is the variable that stands for a flag.
-func EnvName(flag string) string {
-	return envPrefix + strings.ToUpper(strings.ReplaceAll(flag, "-", "_"))
-}
-
-// Overlay sets the flags that were not given from the environment and, failing
-// that, from file, which maps names of flags to values.
-func Overlay(flags *pflag.FlagSet, env LookupEnv, file map[string][]string) error {
-	var first error
-	flags.VisitAll(func(f *pflag.Flag) {
-		if f.Changed || first != nil {
-			return
-		}
-		if v, ok := env(EnvName(f.Name)); ok {
-			if err := flags.Set(f.Name, v); err != nil {
-				first = fmt.Errorf("environment variable %s: %w", EnvName(f.Name), err)
-			}
-			return
-		}
-		for _, v := range file[f.Name] {
-			if err := flags.Set(f.Name, v); err != nil {
-				first = fmt.Errorf("configuration of %s: %w", f.Name, err)
-				return
-			}
-		}
-	})
-	return first
 }
 
 // Dirs are where Culvert keeps things for the user who runs it.

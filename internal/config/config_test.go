@@ -2,6 +2,7 @@ package config
 
 import (
 	"errors"
+	"fmt"
 	"os"
 	"path/filepath"
 	"strings"
@@ -32,8 +33,14 @@ func TestStrict(t *testing.T) {
 		"version: 1\nlisten: {htps: ':1'}\n":                       `c.yml:2:10: unknown field "htps", did you mean "https"?`,
 		"version: 1\nversion: 1\n":                                 "c.yml:2:1: ",
 		"version: [\n":                                             "c.yml:1:",
-		"version: 2\n":                                             "version must be 1",
+		"version: 2\n":                                             "c.yml:1:10: version must be 1",
 		"version: 1\nregion: ${NOPE}\n":                            "c.yml:2:9: the environment has no variable NOPE",
+		"version: 1\nregion: a${1X}\n":                             "c.yml:2:9: a variable of the environment is written ${NAME}",
+		"version: 1\nregion: a${NOPE\n":                            "c.yml:2:9: a variable of the environment is written ${NAME}",
+		"version: 1\nregion: [a]\n":                                "c.yml:2:9: the value must be text",
+		"version: x\n":                                             "c.yml:1:10: the value must be a number",
+		"version: 1\nlisten: {link: x}\n":                          "c.yml:2:16: string was used where sequence is expected",
+		"- version: 1\n":                                           "c.yml:1:1: ",
 		"version: 1\n---\nversion: 1\n":                            "more than one document",
 		"version: 1\nregion: " + strings.Repeat("x", 1<<20) + "\n": "over 1 MiB",
 		"": "version must be 1",
@@ -47,7 +54,7 @@ func TestStrict(t *testing.T) {
 
 func TestVariables(t *testing.T) {
 	path := file(t, "version: 1\ntoken: ${T}\nendpoints: [{name: a, kind: http, upstream: \"${P}\"}]\n")
-	a, err := LoadAgent(path, env(map[string]string{"T": "x\nserver: evil", "P": "3000"}))
+	a, _, err := LoadAgent(path, env(map[string]string{"T": "x\nserver: evil", "P": "3000"}))
 	if err != nil || a.Token != "x\nserver: evil" || a.Server != "" || a.Endpoints[0].Upstream != "3000" {
 		t.Errorf("%+v, %v", a, err)
 	}
@@ -55,13 +62,14 @@ func TestVariables(t *testing.T) {
 
 func TestAgentFile(t *testing.T) {
 	for text, want := range map[string]string{
-		"version: 1\n": "no endpoints",
-		"version: 1\nendpoints: [{kind: http, upstream: 1}]":                                            "endpoint 1 has no name",
+		"version: 1\n":                "no endpoints",
+		"version: 1\nendpoints: []\n": "c.yml:2:12: there are no endpoints",
+		"version: 1\nendpoints: [{kind: http, upstream: 1}]":                                            "c.yml:2:36: endpoint 1 has no name",
 		"version: 1\nendpoints: [{name: a, kind: http}]":                                                "no upstream",
 		"version: 1\nendpoints: [{name: a, upstream: 1}]":                                               "either a url or a kind",
 		"version: 1\nendpoints: [{name: a, kind: tcp, upstream: 1}, {name: a, kind: tcp, upstream: 2}]": "two endpoints",
 	} {
-		if _, err := LoadAgent(file(t, text), env(nil)); err == nil || !strings.Contains(err.Error(), want) {
+		if _, _, err := LoadAgent(file(t, text), env(nil)); err == nil || !strings.Contains(err.Error(), want) {
 			t.Errorf("%q: %v, want %q", text, err, want)
 		}
 	}
@@ -75,7 +83,10 @@ func TestPrecedence(t *testing.T) {
 	if err := fs.Parse([]string{"--a-flag=flag"}); err != nil {
 		t.Fatal(err)
 	}
-	all := map[string][]string{"a-flag": {"file"}, "a-variable": {"file"}, "a-key": {"file"}}
+	all := make(Settings)
+	for _, name := range []string{"a-flag", "a-variable", "a-key"} {
+		all[name] = Setting{Values: []string{"file"}}
+	}
 	err := Overlay(fs, env(map[string]string{"CULVERT_A_FLAG": "env", "CULVERT_A_VARIABLE": "env"}), all)
 	got := make(map[string]string)
 	fs.VisitAll(func(f *pflag.Flag) { got[f.Name] = f.Value.String() })
@@ -114,5 +125,111 @@ func TestLogin(t *testing.T) {
 	}
 	if _, err := LoadLogin(dirs); !errors.As(err, &e) || e.Line != 1 {
 		t.Errorf("broken: %v", err)
+	}
+}
+
+// TestSources: a list and a switch from each source, alternatives, nothing at all.
+func TestSources(t *testing.T) {
+	for name, tc := range map[string]struct {
+		args []string
+		env  map[string]string
+		file Settings
+		want string
+	}{
+		"default":                {want: "[] false token= file="},
+		"list by flags":          {args: []string{"--link=a", "--link=b"}, env: map[string]string{"CULVERT_LINK": "c"}, want: "[a,b] false token= file="},
+		"list by variable":       {env: map[string]string{"CULVERT_LINK": "a, b"}, file: Settings{"link": {Values: []string{"c"}}}, want: "[a,b] false token= file="},
+		"list by file":           {file: Settings{"link": {Values: []string{"a", "b"}}}, want: "[a,b] false token= file="},
+		"switch by flag":         {args: []string{"--redirect=false"}, env: map[string]string{"CULVERT_REDIRECT": "true"}, want: "[] false token= file="},
+		"switch by variable":     {env: map[string]string{"CULVERT_REDIRECT": "1"}, want: "[] true token= file="},
+		"an empty variable":      {env: map[string]string{"CULVERT_LINK": "", "CULVERT_TOKEN": ""}, file: Settings{"token": {Values: []string{"f"}}}, want: "[] false token=f file="},
+		"flag beats alternative": {args: []string{"--token-file=f"}, env: map[string]string{"CULVERT_TOKEN": "e"}, file: Settings{"token": {Values: []string{"f"}}}, want: "[] false token= file=f"},
+		"variable beats file's":  {env: map[string]string{"CULVERT_TOKEN": "e"}, file: Settings{"token-file": {Values: []string{"f"}}}, want: "[] false token=e file="},
+		"off beats on":           {args: []string{"--no-redirect"}, env: map[string]string{"CULVERT_REDIRECT": "true"}, want: "[] false token= file="},
+	} {
+		fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+		links, redirect := fs.StringArray("link", nil, ""), fs.Bool("redirect", false, "")
+		fs.Bool("no-redirect", false, "")
+		token, tokenFile := fs.String("token", "", ""), fs.String("token-file", "", "")
+		if err := fs.Parse(tc.args); err != nil {
+			t.Fatal(err)
+		}
+		err := Overlay(fs, env(tc.env), tc.file)
+		got := fmt.Sprintf("[%s] %v token=%s file=%s", strings.Join(*links, ","), *redirect, *token, *tokenFile)
+		if err != nil || got != tc.want {
+			t.Errorf("%s: %s, %v; want %s", name, got, err, tc.want)
+		}
+	}
+}
+
+// TestBadValues: a value that its flag refuses is told with its source.
+func TestBadValues(t *testing.T) {
+	fs := pflag.NewFlagSet("", pflag.ContinueOnError)
+	fs.Duration("grace", 0, "")
+	settings, err := LoadServer(file(t, "version: 1\nregion: x\ngrace: 5x\n"), env(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	var e *Error
+	if err := Overlay(fs, env(nil), settings); !errors.As(err, &e) || e.Line != 3 || e.Column != 8 || !strings.Contains(err.Error(), `grace "5x"`) {
+		t.Errorf("file: %v", err)
+	}
+	if err := Overlay(fs, env(map[string]string{"CULVERT_GRACE": "5y"}), settings); err == nil || !strings.Contains(err.Error(), `environment variable CULVERT_GRACE "5y"`) {
+		t.Errorf("variable: %v", err)
+	}
+}
+
+// TestEveryKeyBecomesAFlag: each key of the files becomes a flag's value.
+func TestEveryKeyBecomesAFlag(t *testing.T) {
+	settings, err := LoadServer(file(t, `version: 1
+domain: d
+listen: {http: a, https: b, link: [c, d], admin: e}
+tcp_host: f
+tcp_ports: 1-2
+data: g
+cert: h
+key: i
+region: j
+node: k
+grace: 1s
+drain: 2s
+log_format: json
+log_level: debug
+`), env(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for flag, want := range map[string]string{
+		"domain": "d", "http": "a", "https": "b", "link": "c,d", "admin": "e", "tcp-host": "f", "tcp-ports": "1-2", "data": "g",
+		"cert": "h", "key": "i", "region": "j", "node": "k", "grace": "1s", "drain": "2s", "log-format": "json", "log-level": "debug",
+	} {
+		if got := strings.Join(settings[flag].Values, ","); got != want || settings[flag].Line == 0 {
+			t.Errorf("%s: %q at line %d", flag, got, settings[flag].Line)
+		}
+	}
+	a, settings, err := LoadAgent(file(t, `version: 1
+server: a
+token: b
+token_file: c
+ca: d
+api: e
+state: f
+drain: 1s
+log_format: json
+log_level: debug
+endpoints:
+  - name: web
+    kind: http
+    upstream: 1
+`), env(nil))
+	if err != nil || a.Endpoints[0].Line != 14 {
+		t.Fatal(a.Endpoints, err)
+	}
+	for flag, want := range map[string]string{
+		"server": "a", "token": "b", "token-file": "c", "ca": "d", "api": "e", "state": "f", "drain": "1s", "log-format": "json", "log-level": "debug",
+	} {
+		if got := strings.Join(settings[flag].Values, ","); got != want {
+			t.Errorf("%s: %q", flag, got)
+		}
 	}
 }

@@ -1,11 +1,11 @@
 package config
 
 import (
-	"errors"
 	"fmt"
 	"os"
 	"path/filepath"
 	"strconv"
+	"strings"
 
 	"github.com/goccy/go-yaml"
 )
@@ -18,6 +18,10 @@ type Agent struct {
 	TokenFile string     `yaml:"token_file,omitempty" json:"token_file,omitempty" jsonschema:"description=file that holds the token"`
 	CA        string     `yaml:"ca,omitempty" json:"ca,omitempty" jsonschema:"description=file with the CA of a server on a private certificate"`
 	API       string     `yaml:"api,omitempty" json:"api,omitempty" jsonschema:"description=address of the local API; off for none"`
+	State     string     `yaml:"state,omitempty" json:"state,omitempty" jsonschema:"description=directory that keeps who this agent is"`
+	Drain     string     `yaml:"drain,omitempty" json:"drain,omitempty" jsonschema:"description=how long connections may finish after SIGTERM; a duration such as 10s"`
+	LogFormat string     `yaml:"log_format,omitempty" json:"log_format,omitempty" jsonschema:"enum=text,enum=json"`
+	LogLevel  string     `yaml:"log_level,omitempty" json:"log_level,omitempty" jsonschema:"enum=debug,enum=info,enum=warn,enum=error"`
 	Endpoints []Endpoint `yaml:"endpoints" json:"endpoints"`
 }
 
@@ -31,6 +35,8 @@ type Endpoint struct {
 	UpstreamCA string `yaml:"upstream_ca,omitempty" json:"upstream_ca,omitempty" jsonschema:"description=file with the CA of an https upstream"`
 	HostHeader string `yaml:"host_header,omitempty" json:"host_header,omitempty" jsonschema:"description=Host that the upstream sees instead of the visitor's"`
 	Redirect   *bool  `yaml:"redirect,omitempty" json:"redirect,omitempty" jsonschema:"description=whether the plain port redirects to https; by default once visitors trust the certificate"`
+
+	Place `yaml:"-" json:"-"` // in the file
 }
 
 // Server is the form of server.yml.
@@ -47,6 +53,9 @@ type Server struct {
 	Node     string `yaml:"node,omitempty" json:"node,omitempty"`
 	Grace    string `yaml:"grace,omitempty" json:"grace,omitempty" jsonschema:"description=duration such as 10s"`
 	Drain    string `yaml:"drain,omitempty" json:"drain,omitempty" jsonschema:"description=duration such as 30s"`
+
+	LogFormat string `yaml:"log_format,omitempty" json:"log_format,omitempty" jsonschema:"enum=text,enum=json"`
+	LogLevel  string `yaml:"log_level,omitempty" json:"log_level,omitempty" jsonschema:"enum=debug,enum=info,enum=warn,enum=error"`
 }
 
 // Listen is the part of server.yml that names addresses.
@@ -57,58 +66,90 @@ type Listen struct {
 	Admin string   `yaml:"admin,omitempty" json:"admin,omitempty"`
 }
 
-// ErrVersion says that a file is of a form this program does not know.
-var ErrVersion = errors.New("version must be 1")
-
-// LoadAgent reads culvert.yml.
-func LoadAgent(path string, env LookupEnv) (Agent, error) {
-	var a Agent
-	if err := Load(path, &a, env); err != nil {
-		return a, err
+// version checks the form of a file.
+func version(v int, d *Document) error {
+	if v != 1 {
+		return d.At("$.version").Fault("version must be 1: begin the file with version: 1")
 	}
-	if a.Version != 1 {
-		return a, fmt.Errorf("%s: %w", path, ErrVersion)
+	return nil
+}
+
+// set makes a Setting of each value that the file holds. Keys are paths such as
+// listen.http.
+func set(d *Document, values map[string]string, flag func(key string) string) Settings {
+	settings := make(Settings)
+	for key, v := range values {
+		if v != "" {
+			settings[flag(key)] = Setting{Key: key, Values: []string{v}, Place: d.At("$." + key)}
+		}
+	}
+	return settings
+}
+
+// flagOf is the flag of a key: tcp-ports of tcp_ports, http of listen.http.
+func flagOf(key string) string {
+	return strings.ReplaceAll(key[strings.LastIndex(key, ".")+1:], "_", "-")
+}
+
+// LoadAgent reads culvert.yml, and returns what it says of flags too.
+func LoadAgent(path string, env LookupEnv) (Agent, Settings, error) {
+	var a Agent
+	d, err := Load(path, &a, env)
+	if err != nil {
+		return a, nil, err
+	}
+	if err := version(a.Version, d); err != nil {
+		return a, nil, err
 	}
 	if len(a.Endpoints) == 0 {
-		return a, &Error{File: path, Message: "there are no endpoints"}
+		return a, nil, d.At("$.endpoints").Fault("there are no endpoints: name at least one under endpoints")
 	}
 	seen := make(map[string]bool)
-	for i, e := range a.Endpoints {
+	for i := range a.Endpoints {
+		e := &a.Endpoints[i]
+		e.Place = d.At("$.endpoints[" + strconv.Itoa(i) + "].upstream")
+		if e.Line == 0 {
+			e.Place = d.At("$.endpoints[" + strconv.Itoa(i) + "]")
+		}
+		message := ""
 		switch {
 		case e.Name == "":
-			return a, &Error{File: path, Message: "endpoint " + strconv.Itoa(i+1) + " has no name"}
+			message = "endpoint " + strconv.Itoa(i+1) + " has no name"
 		case seen[e.Name]:
-			return a, &Error{File: path, Message: fmt.Sprintf("two endpoints have the name %q", e.Name)}
+			message = fmt.Sprintf("two endpoints have the name %q", e.Name)
 		case e.Upstream == "":
-			return a, &Error{File: path, Message: fmt.Sprintf("endpoint %q has no upstream", e.Name)}
+			message = fmt.Sprintf("endpoint %q has no upstream", e.Name)
 		case (e.URL == "") == (e.Kind == ""):
-			return a, &Error{File: path, Message: fmt.Sprintf("endpoint %q needs either a url or a kind", e.Name)}
+			message = fmt.Sprintf("endpoint %q needs either a url or a kind", e.Name)
+		}
+		if message != "" {
+			return a, nil, e.Fault(message)
 		}
 		seen[e.Name] = true
 	}
-	return a, nil
+	return a, set(d, map[string]string{
+		"server": a.Server, "token": a.Token, "token_file": a.TokenFile, "ca": a.CA, "api": a.API, "state": a.State,
+		"drain": a.Drain, "log_format": a.LogFormat, "log_level": a.LogLevel,
+	}, flagOf), nil
 }
 
 // LoadServer reads server.yml and returns it as values of flags.
-func LoadServer(path string, env LookupEnv) (map[string][]string, error) {
+func LoadServer(path string, env LookupEnv) (Settings, error) {
 	var s Server
-	if err := Load(path, &s, env); err != nil {
+	d, err := Load(path, &s, env)
+	if err != nil {
 		return nil, err
 	}
-	if s.Version != 1 {
-		return nil, fmt.Errorf("%s: %w", path, ErrVersion)
+	if err := version(s.Version, d); err != nil {
+		return nil, err
 	}
-	flags := map[string][]string{"link": s.Listen.Link}
-	for name, v := range map[string]string{
-		"domain": s.Domain, "http": s.Listen.HTTP, "https": s.Listen.HTTPS, "admin": s.Listen.Admin,
-		"tcp-host": s.TCPHost, "tcp-ports": s.TCPPorts, "data": s.Data, "cert": s.Cert, "key": s.Key,
-		"region": s.Region, "node": s.Node, "grace": s.Grace, "drain": s.Drain,
-	} {
-		if v != "" {
-			flags[name] = []string{v}
-		}
-	}
-	return flags, nil
+	settings := set(d, map[string]string{
+		"domain": s.Domain, "listen.http": s.Listen.HTTP, "listen.https": s.Listen.HTTPS, "listen.admin": s.Listen.Admin,
+		"tcp_host": s.TCPHost, "tcp_ports": s.TCPPorts, "data": s.Data, "cert": s.Cert, "key": s.Key,
+		"region": s.Region, "node": s.Node, "grace": s.Grace, "drain": s.Drain, "log_format": s.LogFormat, "log_level": s.LogLevel,
+	}, flagOf)
+	settings["link"] = Setting{Key: "listen.link", Values: s.Listen.Link, Place: d.At("$.listen.link")}
+	return settings, nil
 }
 
 // Login is what culvert login keeps.
@@ -130,11 +171,19 @@ func SaveLogin(d Dirs, l Login) (string, error) {
 		return "", fmt.Errorf("save login: %w", err)
 	}
 	path := loginPath(d)
-	tmp := path + ".new"
-	if err := os.WriteFile(tmp, b, 0o600); err != nil {
+	f, err := os.CreateTemp(d.Config, ".login.*") // mode 0600
+	if err != nil {
 		return "", fmt.Errorf("save login: %w", err)
 	}
-	if err := os.Rename(tmp, path); err != nil {
+	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
+	_, err = f.Write(b)
+	if cerr := f.Close(); err == nil {
+		err = cerr
+	}
+	if err == nil {
+		err = os.Rename(f.Name(), path)
+	}
+	if err != nil {
 		return "", fmt.Errorf("save login: %w", err)
 	}
 	return path, nil
@@ -144,7 +193,7 @@ func SaveLogin(d Dirs, l Login) (string, error) {
 func LoadLogin(d Dirs) (Login, error) {
 	var l Login
 	noEnv := func(string) (string, bool) { return "", false }
-	err := Load(loginPath(d), &l, noEnv)
+	_, err := Load(loginPath(d), &l, noEnv)
 	if err != nil && !Missing(err) {
 		return l, err
 	}

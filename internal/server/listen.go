@@ -14,16 +14,35 @@ import (
 
 // Errors of starting a node.
 var (
-	ErrDirInUse   = errors.New("another server uses this data directory")
+	ErrConfig     = errors.New("wrong configuration")
+	ErrDirInUse   = errors.New("another server uses this data directory: stop it, or choose another with --data")
+	ErrDirOpen    = errors.New("everybody may write to this data directory, and so become this server: chmod o-w it, or choose another with --data")
 	ErrSocketPath = errors.New("the data directory's path is too long for a unix socket: choose one of at most 90 bytes with --data")
 )
+
+// makeDataDir makes the data directory, or judges the one that is there. That others
+// may read it is no harm, since the files in it are their owner's alone; a group that
+// may write is the operator's choice, as with volumes that containers share.
+func makeDataDir(dir string) error {
+	if err := os.MkdirAll(dir, 0o700); err != nil {
+		return fmt.Errorf("make data directory: %w: choose another with --data", err)
+	}
+	info, err := os.Stat(dir)
+	if err != nil {
+		return fmt.Errorf("make data directory: %w", err)
+	}
+	if info.Mode().Perm()&0o002 != 0 {
+		return fmt.Errorf("open %s: %w", dir, ErrDirOpen)
+	}
+	return nil
+}
 
 // lockDir takes the data directory for this process until the file is closed, also
 // by the process's death.
 func lockDir(dir string) (*os.File, error) {
 	f, err := os.OpenFile(filepath.Join(dir, "lock"), os.O_CREATE|os.O_RDWR, 0o600)
 	if err != nil {
-		return nil, fmt.Errorf("lock data directory: %w", err)
+		return nil, fmt.Errorf("lock data directory: %w: run as its owner, or choose another with --data", err)
 	}
 	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX|syscall.LOCK_NB); err != nil {
 		_ = f.Close()

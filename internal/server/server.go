@@ -60,6 +60,7 @@ type Ready struct {
 	Links              []net.Addr
 	Token              *tunnel.Token // the first token, on the first start
 	CAFile             string        // the own CA's certificate
+	NeedsCA            bool          // agents can't trust the given certificate without a file of its CA
 }
 
 // Server is one node. Make it with New, then call Run once.
@@ -83,7 +84,7 @@ func New(cfg Config) (*Server, error) {
 	}
 	domain, err := endpoint.ParseHost(cfg.Domain)
 	if err != nil || strings.ContainsAny(cfg.Domain, ":") {
-		return nil, fmt.Errorf("domain %q: %w", cfg.Domain, endpoint.ErrBadHost)
+		return nil, fmt.Errorf("%w: domain %q: %w", ErrConfig, cfg.Domain, endpoint.ErrBadHost)
 	}
 	cfg.Domain = domain
 	if cfg.Node == "" {
@@ -92,8 +93,8 @@ func New(cfg Config) (*Server, error) {
 	if cfg.Drain <= 0 {
 		cfg.Drain = 30 * time.Second
 	}
-	if err := os.MkdirAll(cfg.DataDir, 0o700); err != nil {
-		return nil, fmt.Errorf("make data directory: %w", err)
+	if err := makeDataDir(cfg.DataDir); err != nil {
+		return nil, err
 	}
 	s := &Server{cfg: cfg}
 	if s.lock, err = lockDir(cfg.DataDir); err != nil {
@@ -114,6 +115,9 @@ func (s *Server) open() error {
 	s.certs, err = certs.New(certs.Config{
 		Dir: s.cfg.DataDir, CertFile: s.cfg.CertFile, KeyFile: s.cfg.KeyFile, Domain: s.cfg.Domain, Bound: s.bound,
 	})
+	if errors.Is(err, certs.ErrGiven) {
+		err = fmt.Errorf("%w: %w", ErrConfig, err)
+	}
 	return err
 }
 
@@ -251,7 +255,10 @@ func (s *Server) firstToken() (*tunnel.Token, error) {
 }
 
 func (s *Server) announce(ls *listeners, first *tunnel.Token) {
-	r := Ready{Token: first, CAFile: filepath.Join(s.cfg.DataDir, certs.CAFile)}
+	r := Ready{
+		Token: first, CAFile: filepath.Join(s.cfg.DataDir, certs.CAFile),
+		NeedsCA: s.certs.Fingerprint() == "" && !s.certs.Public(),
+	}
 	attrs := []any{"domain", s.cfg.Domain}
 	set := func(to *net.Addr, name string, l net.Listener) {
 		if l != nil {

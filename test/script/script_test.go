@@ -4,7 +4,10 @@ package script
 
 import (
 	"context"
+	"errors"
 	"os"
+	"os/exec"
+	"strconv"
 	"strings"
 	"testing"
 
@@ -26,8 +29,48 @@ func TestMain(m *testing.M) {
 func TestScripts(t *testing.T) {
 	testscript.Run(t, testscript.Params{
 		Dir:   "testdata",
+		Cmds:  map[string]func(*testscript.TestScript, bool, []string){"exits": exits},
 		Setup: func(e *testscript.Env) error { e.Setenv("HOME", e.WorkDir); return nil },
 	})
+}
+
+// exits runs a command that must end with an exit code, and say why on stderr in one
+// line: exits 2 culvert http.
+func exits(ts *testscript.TestScript, _ bool, args []string) {
+	code := 0
+	if exit, ok := errors.AsType[*exec.ExitError](ts.Exec(args[1], args[2:]...)); ok {
+		code = exit.ExitCode()
+	}
+	if strconv.Itoa(code) != args[0] {
+		ts.Fatalf("exit code %d, want %s", code, args[0])
+	}
+	if errors := ts.ReadFile("stderr"); strings.Count(errors, "\n") != 1 || !strings.HasPrefix(errors, "culvert: ") || ts.ReadFile("stdout") != "" {
+		ts.Fatalf("not one line on stderr alone")
+	}
+}
+
+// TestHelp: each command says what it does, with an example.
+func TestHelp(t *testing.T) {
+	commands := []string{""}
+	for len(commands) > 0 {
+		args := strings.Fields(commands[0])
+		commands = commands[1:]
+		var out strings.Builder
+		code := cli.Run(t.Context(), cli.Env{
+			Args: append(args, "--help"), Stdin: strings.NewReader(""), Stdout: &out, Stderr: &out,
+			LookupEnv: func(k string) (string, bool) { return "/nonexistent", k == "HOME" },
+		})
+		if code != 0 || !strings.Contains(out.String(), "Examples:\n  culvert ") {
+			t.Errorf("culvert %s has no example:\n%s", strings.Join(args, " "), out.String())
+		}
+		_, below, _ := strings.Cut(out.String(), "Available Commands:\n")
+		below, _, _ = strings.Cut(below, "\n\n")
+		for line := range strings.Lines(below) {
+			if name := strings.Fields(line)[0]; name != "completion" && name != "help" {
+				commands = append(commands, strings.Join(append(args, name), " "))
+			}
+		}
+	}
 }
 
 // shown are the commands of the documents, each with the test that runs it.

@@ -60,11 +60,11 @@ func OpenCA(dir string) (*CA, error) {
 	}
 	pair, err := tls.X509KeyPair(b, b)
 	if err != nil {
-		return nil, fmt.Errorf("open CA %s: %w", path, err)
+		return nil, fmt.Errorf("open CA %s: %w: %w", path, ErrBadCA, err)
 	}
 	key, ok := pair.PrivateKey.(crypto.Signer)
 	if !ok || !pair.Leaf.IsCA {
-		return nil, fmt.Errorf("open CA %s: %w", path, errNoCA)
+		return nil, fmt.Errorf("open CA %s: %w", path, ErrBadCA)
 	}
 	leafKey, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
 	if err != nil {
@@ -79,7 +79,9 @@ func OpenCA(dir string) (*CA, error) {
 	return &CA{Certificate: pair.Leaf, key: key, leafKey: leafKey}, nil
 }
 
-var errNoCA = errors.New("the certificate is not a CA's")
+// ErrBadCA says that the file of the CA holds something else. Nothing is put in its
+// place: agents trust no other CA.
+var ErrBadCA = errors.New("this is not a CA with its key: restore it from a backup (agents trust no other), or remove it and make new tokens")
 
 func makeCA() ([]byte, error) {
 	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)

@@ -23,6 +23,9 @@ type Config struct {
 	Bound func(host string) bool
 }
 
+// ErrGiven says that the given certificate can't be used.
+var ErrGiven = errors.New("load the certificate of --cert and --key")
+
 // ErrUnknownName says that a server name is none of this node's.
 var ErrUnknownName = errors.New("unknown server name")
 
@@ -52,7 +55,7 @@ func New(cfg Config) (*Manager, error) {
 	if cfg.CertFile != "" || cfg.KeyFile != "" {
 		pair, err := tls.LoadX509KeyPair(cfg.CertFile, cfg.KeyFile)
 		if err != nil {
-			return nil, fmt.Errorf("load certificate: %w", err)
+			return nil, fmt.Errorf("%w: %w", ErrGiven, err)
 		}
 		m.given = &pair
 	}
@@ -74,23 +77,37 @@ func (m *Manager) Fingerprint() string {
 	if m.given == nil {
 		return tunnel.Fingerprint(m.ca.Certificate)
 	}
+	if public, top := m.judge(); !public && top != nil && top.IsCA {
+		return tunnel.Fingerprint(top)
+	}
+	return ""
+}
+
+// Public reports whether the system's roots vouch for the given certificate.
+func (m *Manager) Public() bool {
+	if m.given == nil {
+		return false
+	}
+	public, _ := m.judge()
+	return public
+}
+
+// judge verifies the given certificate, and returns the last one of its chain.
+func (m *Manager) judge() (public bool, top *x509.Certificate) {
 	between := x509.NewCertPool()
-	var top *x509.Certificate
 	for _, der := range m.given.Certificate[1:] {
 		if c, err := x509.ParseCertificate(der); err == nil {
 			between.AddCert(c)
 			top = c
 		}
 	}
-	if _, err := m.given.Leaf.Verify(x509.VerifyOptions{Intermediates: between}); err == nil || top == nil || !top.IsCA {
-		return ""
-	}
-	return tunnel.Fingerprint(top)
+	_, err := m.given.Leaf.Verify(x509.VerifyOptions{Intermediates: between})
+	return err == nil, top
 }
 
 // Trusted reports whether visitors can be expected to trust host's certificate.
 func (m *Manager) Trusted(host string) bool {
-	return m.given != nil && m.given.Leaf.VerifyHostname(host) == nil && m.Fingerprint() == ""
+	return m.given != nil && m.given.Leaf.VerifyHostname(host) == nil && m.Public()
 }
 
 // Visitor returns the certificate for a visitor's server name: the given one where

@@ -31,7 +31,8 @@ type Token struct {
 
 // Errors of Tokens.
 var (
-	ErrNoToken = errors.New("no such token")
+	ErrNoToken   = errors.New("no such token")
+	ErrBadTokens = errors.New("the file is damaged: restore it from a backup, or remove it to begin with a new first token")
 )
 
 // Tokens are the tokens of a node, kept in one file that is replaced as a whole,
@@ -58,7 +59,7 @@ func OpenTokens(dir string) (*Tokens, error) {
 	}
 	var list []Token
 	if err := json.Unmarshal(b, &list); err != nil {
-		return nil, fmt.Errorf("read tokens from %s: %w", t.path, err)
+		return nil, fmt.Errorf("read tokens from %s: %w: %w", t.path, ErrBadTokens, err)
 	}
 	for _, tok := range list {
 		t.mu.tokens[tok.ID] = tok

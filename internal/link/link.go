@@ -6,6 +6,7 @@ package link
 
 import (
 	"context"
+	"io"
 	"net"
 	"time"
 )
@@ -56,13 +57,27 @@ type Link struct {
 // Client makes a link over a connection that this side dialled and on which the
 // handshake is done. It starts nothing: Run does.
 func Client(conn net.Conn, cfg Config) *Link {
-	return &Link{conn: conn, mux: newYamux(conn, cfg, true)}
+	return &Link{conn: conn, mux: newYamux(severed{conn}, cfg, true)}
 }
 
 // Server makes a link over a connection that this side accepted and on which the
 // handshake is done. It starts nothing: Run does.
 func Server(conn net.Conn, cfg Config) *Link {
-	return &Link{conn: conn, mux: newYamux(conn, cfg, false)}
+	return &Link{conn: conn, mux: newYamux(severed{conn}, cfg, false)}
+}
+
+// severed is a link's connection, whose end is never in order for the streams on it.
+// TLS returns io.EOF for a peer that vanished between two records, and go-yamux hands
+// the error of the connection to whoever reads just then, as it is: a download cut off
+// by the death of an agent looked whole.
+type severed struct{ net.Conn }
+
+func (s severed) Read(p []byte) (int, error) {
+	n, err := s.Conn.Read(p)
+	if err == io.EOF { //nolint:errorlint // the bare one is what readers take for an end
+		err = io.ErrUnexpectedEOF
+	}
+	return n, err
 }
 
 // Run serves the link until it ends, by Close, by the other side, by silence or

@@ -2,8 +2,6 @@
 package structure
 
 import (
-	"bufio"
-	"bytes"
 	"os/exec"
 	"slices"
 	"strings"
@@ -52,27 +50,52 @@ func TestImports(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	lines := bufio.NewScanner(bytes.NewReader(out))
-	for lines.Scan() {
-		fields := strings.Fields(lines.Text())
+	for _, fault := range judge(string(out)) {
+		t.Error(fault)
+	}
+}
+
+// judge returns what is wrong with lines of a package and its imports.
+func judge(list string) []string {
+	var faults []string
+	for line := range strings.Lines(list) {
+		fields := strings.Fields(line)
 		pkg := strings.TrimPrefix(fields[0], module+"/")
 		if strings.HasPrefix(pkg, "test/") || strings.HasPrefix(pkg, "bench") {
 			continue
 		}
 		allowed, known := table[pkg]
 		if !known {
-			t.Errorf("%s is not in the import table", pkg)
+			faults = append(faults, pkg+" is not in the import table")
 		}
 		for _, imported := range fields[1:] {
 			ours, isOurs := strings.CutPrefix(imported, module+"/")
 			if isOurs && !slices.Contains(allowed, ours) {
-				t.Errorf("%s must not import %s", pkg, ours)
+				faults = append(faults, pkg+" must not import "+ours)
 			}
 			for library, owner := range only {
 				if strings.HasPrefix(imported, library) && pkg != owner {
-					t.Errorf("%s imports %s, which only %s may", pkg, library, owner)
+					faults = append(faults, pkg+" imports "+imported+", which only "+owner+" may")
 				}
 			}
+		}
+	}
+	return faults
+}
+
+// TestForbiddenImports: the table is worth something only if it says no.
+func TestForbiddenImports(t *testing.T) {
+	for line, want := range map[string]string{
+		"/internal/agent fmt " + module + "/internal/link":             "",
+		"/internal/agent " + module + "/internal/server/registry":      "internal/agent must not import internal/server/registry",
+		"/internal/server/edge " + module + "/internal/server/session": "internal/server/edge must not import internal/server/session",
+		"/internal/splice " + module + "/internal/endpoint":            "internal/splice must not import internal/endpoint",
+		"/internal/server/control github.com/libp2p/go-yamux/v5":       "internal/server/control imports github.com/libp2p/go-yamux/v5, which only internal/link may",
+		"/internal/agent github.com/goccy/go-yaml/ast":                 "internal/agent imports github.com/goccy/go-yaml/ast, which only internal/config may",
+		"/internal/util fmt": "internal/util is not in the import table",
+	} {
+		if got := strings.Join(judge(module+line+"\n"), "; "); got != want {
+			t.Errorf("%s: %q, want %q", line, got, want)
 		}
 	}
 }

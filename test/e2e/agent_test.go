@@ -47,6 +47,12 @@ func TestFirstCommandWorksAsPrinted(t *testing.T) {
 		if strings.Contains(l, "culvert http") {
 			line = strings.TrimSpace(l)
 		}
+		if _, other, ok := strings.Cut(l, "others with: "); ok {
+			p := startShell(t, n.home, nil, other)
+			if code := p.exit(); code != 0 || !strings.HasPrefix(p.out(), "cvt_") || strings.Count(p.out(), "\n") != 1 {
+				t.Errorf("%s: exit code %d", other, code)
+			}
+		}
 	}
 	_, port, err := net.SplitHostPort(up.port())
 	check(t, err)
@@ -79,6 +85,9 @@ func TestFirstCommandWorksAsPrinted(t *testing.T) {
 	}
 	if got := n.curl("-o", "/dev/null", "-w", "%{http_code}", "-H", "Host: rebound.example.com", api); got != "403" {
 		t.Errorf("the local API answered %s to a foreign host name", got)
+	}
+	if got := n.curl("-o", "/dev/null", "-w", "%{http_code}", "-X", "POST", api); got != "405" {
+		t.Errorf("the local API answered %s to a POST", got)
 	}
 	check(t, cmd.Process.Signal(syscall.SIGTERM))
 	_, _ = io.Copy(io.Discard, stderr)
@@ -324,25 +333,72 @@ func TestDrain(t *testing.T) {
 
 func TestSecondSignalExitsAtOnce(t *testing.T) {
 	n := startServer(t)
-	_, url := n.publish("tcp", echo(t))
-	dial(t, tcpAddress(url)) // who stays in
+	stay := func(url string) {
+		c := dial(t, tcpAddress(url))
+		_, err := c.Write([]byte("ping"))
+		check(t, err)
+		_, err = io.ReadFull(c, make([]byte, 4))
+		check(t, err)
+	}
+	a, url := n.publish("tcp", echo(t))
+	stay(url)
+	a.signal(syscall.SIGTERM)
+	a.wait(0, "draining", msg("agent draining"))
+	a.signal(syscall.SIGTERM)
+	if code := a.exit(); code != 1 {
+		t.Errorf("agent: exit code %d", code)
+	}
+	_, url = n.publish("tcp", echo(t))
+	stay(url)
 	n.signal(syscall.SIGTERM)
 	n.wait(0, "draining", msg("server draining"))
 	n.signal(syscall.SIGTERM)
 	if code := n.exit(); code != 1 {
-		t.Errorf("exit code %d", code)
+		t.Errorf("server: exit code %d", code)
 	}
 }
 
 func TestHealth(t *testing.T) {
 	n := startServer(t)
 	l, _ := n.wait(0, "ready", msg("server ready"))
-	for _, path := range []string{"/healthz", "/readyz"} {
-		res, err := http.Get("http://" + l.str("admin") + path)
+	status := func(method, path string) int {
+		t.Helper()
+		req, err := http.NewRequestWithContext(t.Context(), method, "http://"+l.str("admin")+path, nil)
 		check(t, err)
-		_ = res.Body.Close()
-		if res.StatusCode != http.StatusOK {
-			t.Errorf("%s: %s", path, res.Status)
+		res, err := http.DefaultClient.Do(req)
+		if err != nil {
+			return 0
 		}
+		_ = res.Body.Close()
+		return res.StatusCode
+	}
+	for _, path := range []string{"/healthz", "/readyz"} {
+		if got := status("GET", path); got != 200 {
+			t.Errorf("%s: %d", path, got)
+		}
+		if got := status("POST", path); got != 405 {
+			t.Errorf("POST %s: %d", path, got)
+		}
+	}
+	if got := status("GET", "/api/v1/tokens"); got != 404 {
+		t.Errorf("tokens on the admin address: %d", got)
+	}
+	_, url := n.publish("tcp", echo(t))
+	c := dial(t, tcpAddress(url)) // keeps the server draining
+	_, err := c.Write([]byte("ping"))
+	check(t, err)
+	_, err = io.ReadFull(c, make([]byte, 4))
+	check(t, err)
+	n.signal(syscall.SIGTERM)
+	n.wait(0, "draining", msg("server draining"))
+	if alive, ready := status("GET", "/healthz"), status("GET", "/readyz"); alive != 200 || ready != 503 {
+		t.Errorf("while draining: %d, %d", alive, ready)
+	}
+	_ = c.Close()
+	if code := n.exit(); code != 0 {
+		t.Errorf("exit code %d", code)
+	}
+	if got := status("GET", "/healthz"); got != 0 {
+		t.Errorf("afterwards: %d", got)
 	}
 }

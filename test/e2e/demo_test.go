@@ -2,7 +2,10 @@ package e2e
 
 import (
 	"context"
+	"net"
+	"os"
 	"os/exec"
+	"path/filepath"
 	"strings"
 	"syscall"
 	"testing"
@@ -11,7 +14,15 @@ import (
 )
 
 func TestDemo(t *testing.T) {
-	p := start(t, t.TempDir(), nil, "demo")
+	// The usual ports are taken, if not by this test then by somebody else.
+	for _, address := range []string{"127.0.0.1:8080", "[::1]:8443"} {
+		if l, err := net.Listen("tcp", address); err == nil {
+			t.Cleanup(func() { _ = l.Close() })
+		}
+	}
+	tmp := filepath.Join(t.TempDir(), "tm p")
+	check(t, os.Mkdir(tmp, 0o700))
+	p := start(t, t.TempDir(), []string{"TMPDIR=" + tmp}, "demo")
 	p.waitOut("Ctrl-C stops the demo.")
 	page := ""
 	curls := 0
@@ -36,6 +47,9 @@ func TestDemo(t *testing.T) {
 	p.signal(syscall.SIGINT)
 	if code := p.exit(); code != 0 {
 		t.Errorf("exit code %d", code)
+	}
+	if left, err := os.ReadDir(tmp); err != nil || len(left) > 0 {
+		t.Errorf("left behind: %v, %v", left, err)
 	}
 }
 

@@ -71,8 +71,20 @@ type process struct {
 // start runs culvert with args in an environment of its own below home.
 func start(t *testing.T, home string, env []string, args ...string) *process {
 	t.Helper()
-	p := &process{t: t, done: make(chan struct{}), changed: make(chan struct{})}
-	p.cmd = exec.Command(binary, args...)
+	return startCommand(t, home, env, exec.Command(binary, args...))
+}
+
+// startShell runs a line of shell likewise, in home, with culvert in its path.
+func startShell(t *testing.T, home string, env []string, line string) *process {
+	t.Helper()
+	cmd := exec.Command("sh", "-c", line)
+	cmd.Dir = home
+	return startCommand(t, home, env, cmd)
+}
+
+func startCommand(t *testing.T, home string, env []string, cmd *exec.Cmd) *process {
+	t.Helper()
+	p := &process{t: t, cmd: cmd, done: make(chan struct{}), changed: make(chan struct{})}
 	p.cmd.Env = append([]string{"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH"), "CULVERT_LOG_FORMAT=json"}, env...)
 	stdout, err := p.cmd.StdoutPipe()
 	check(t, err)
@@ -94,10 +106,10 @@ func start(t *testing.T, home string, env []string, args ...string) *process {
 		_ = p.cmd.Process.Kill()
 		<-p.done
 		if s := p.errors(); strings.Contains(s, "DATA RACE") || strings.Contains(s, "panic:") {
-			t.Errorf("culvert %s\n%s", args[0], s)
+			t.Errorf("%v\n%s", cmd, s)
 		}
 		if t.Failed() {
-			t.Logf("culvert %s\n%s%s", strings.Join(args, " "), p.out(), p.errors())
+			t.Logf("%v\n%s%s", cmd, p.out(), p.errors())
 		}
 	})
 	return p
@@ -236,7 +248,7 @@ var nextPorts atomic.Int64
 func startServer(t *testing.T, extra ...string) *node {
 	t.Helper()
 	n := &node{home: t.TempDir()}
-	n.data = filepath.Join(n.home, "data")
+	n.data = filepath.Join(n.home, "da ta")
 	first := 20000 + (int64(os.Getpid())*50+nextPorts.Add(50))%12000
 	n.args = append([]string{
 		"server", "--domain", "localhost", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "127.0.0.1:0",

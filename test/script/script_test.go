@@ -7,6 +7,7 @@ import (
 	"errors"
 	"os"
 	"os/exec"
+	"regexp"
 	"strconv"
 	"strings"
 	"testing"
@@ -80,14 +81,31 @@ var shown = map[string]string{
 	"make build":                "CI (make check builds; the e2e tests build the same package)",
 }
 
-// TestDocuments: no command is shown to readers that nothing runs. Blocks marked
-// console need a public host or a running agent; what they hold of commands is
-// checked for spelling.
+// TestDocuments: no command is shown to readers that nothing runs. Those in blocks
+// marked console are run by test/e2e TestDocumentedCommands; here their spelling is
+// checked, and that of the commands within sentences.
 func TestDocuments(t *testing.T) {
-	for _, path := range []string{"../../README.md", "../../docs/operations.md"} {
+	makefile, err := os.ReadFile("../../Makefile")
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, path := range []string{"../../README.md", "../../docs/operations.md", "../../docs/protocol.md", "../../ARCHITECTURE.md", "../../CONTRIBUTING.md"} {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)
+		}
+		for _, span := range regexp.MustCompile("`(?:culvert|make) [^`]+`").FindAllString(string(b), -1) {
+			span = strings.Trim(span, "`")
+			if target, ok := strings.CutPrefix(span, "make "); ok {
+				if !strings.Contains(string(makefile), "\n"+target+":") {
+					t.Errorf("%s: no target for %q", path, span)
+				}
+				continue
+			}
+			last := strings.Fields(span)[len(strings.Fields(span))-1]
+			for each := range strings.SplitSeq(last, "|") { // culvert token create|list
+				checkSpelling(t, path, strings.TrimSuffix(span, last)+each)
+			}
 		}
 		kind := ""
 		for line := range strings.Lines(string(b)) {

@@ -78,7 +78,7 @@ func ListenAPI(ctx context.Context, address string) (net.Listener, error) {
 		return nil, err
 	}
 	var lc net.ListenConfig
-	for try := range uint64(20) {
+	for try := range min(20, 65536-port) {
 		l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(host, strconv.FormatUint(port+try, 10)))
 		if err == nil || !errors.Is(err, syscall.EADDRINUSE) || port == 0 {
 			return l, err

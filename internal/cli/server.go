@@ -148,8 +148,8 @@ func greet(env *Env, cfg server.Config, r server.Ready) {
 	}
 	ca := ""
 	if r.NeedsCA {
-		ca = " --ca ca.pem"
-		cfg.Logger.Warn("agents can't trust the given certificate by themselves: give each the file with its CA, and name it with --ca", "cert", cfg.CertFile)
+		ca = " --ca " + shellQuote(filepath.Base(cfg.CertFile)) // its own certificate, or that of its CA, both do
+		cfg.Logger.Warn("agents can't trust the given certificate by themselves: give each its file, and name it with --ca", "cert", cfg.CertFile)
 	}
 	_, _ = fmt.Fprintf(env.Stdout, `
 This server is new, so it made a first token. Where your service runs, paste

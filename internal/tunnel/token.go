@@ -85,6 +85,13 @@ func (t Token) Credential() string { return tokenPrefix + "_" + t.ID + "_" + t.S
 // String hides the secret, so that a token that strays into a message does no harm.
 func (t Token) String() string { return tokenPrefix + "_" + t.ID + "_…" }
 
+// GoString hides the secret from %#v.
+func (t Token) GoString() string { return t.String() }
+
+// MarshalText hides the secret where a token within something else is encoded; Reveal
+// is the one way to the whole.
+func (t Token) MarshalText() ([]byte, error) { return []byte(t.String()), nil }
+
 // LogValue hides the secret in logs.
 func (t Token) LogValue() slog.Value { return slog.StringValue(t.String()) }
 

@@ -115,7 +115,9 @@ func TestToken(t *testing.T) {
 	}
 	var log bytes.Buffer
 	slog.New(slog.NewTextHandler(&log, nil)).Info("x", "token", token)
-	if shown := fmt.Sprintf("%v %s", token, token) + log.String(); strings.Contains(shown, token.Secret) {
+	within := struct{ Token Token }{token}
+	slog.New(slog.NewJSONHandler(&log, nil)).Info("x", "cfg", within, "list", []Token{token})
+	if shown := fmt.Sprintf("%v %s %+v %#v %+v %#v", token, token, token, token, within, within) + log.String(); strings.Contains(shown, token.Secret) {
 		t.Errorf("the secret shows: %s", shown)
 	}
 	for _, bad := range []string{"", "cvt", "cvt_a_b", token.Reveal() + "_x", strings.ToUpper(token.Reveal()), token.Credential() + "_short", "xvt" + token.Reveal()[3:]} {

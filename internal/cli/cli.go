@@ -109,7 +109,8 @@ Every flag can also be set in the environment: --tcp-ports as CULVERT_TCP_PORTS.
 Flags win over the environment, which wins over configuration files.
 
 Exit codes: 0 done; 1 failed; 2 wrong usage or configuration; 3 the server refused
-the agent or can't be trusted; 4 the server refused an endpoint.`,
+the agent or can't be trusted; 4 the server refused an endpoint, or a newer run of
+the same agent took the last one over.`,
 		Example: `  culvert demo
   culvert server --domain tunnel.example.com
   culvert http 3000 --server tunnel.example.com`,

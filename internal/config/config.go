@@ -168,8 +168,7 @@ func explain(path string, v any, err error) error {
 		return Place{File: path}.Fault(err.Error())
 	}
 	e := place(path, ye.GetToken(), ye.GetMessage())
-	var mismatch *yaml.TypeError
-	if errors.As(err, &mismatch) {
+	if mismatch, ok := errors.AsType[*yaml.TypeError](err); ok {
 		e.Message = mismatched(mismatch)
 		return e
 	}

@@ -163,7 +163,7 @@ func (s *session) handle(ctx context.Context, m *tunnel.Control) error {
 	case *tunnel.Control_Pong:
 		s.agent.pong(m.Pong)
 	case *tunnel.Control_Drain:
-		s.log.Warn("server is draining", "reason", tunnel.Clean(m.Drain.GetReason()))
+		s.log.Info("server is draining", "reason", tunnel.Clean(m.Drain.GetReason()))
 	case *tunnel.Control_Notice:
 		s.log.Warn("notice from the server", "code", tunnel.Clean(m.Notice.GetCode()), "message", tunnel.Clean(m.Notice.GetMessage()))
 	}

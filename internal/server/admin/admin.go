@@ -100,8 +100,8 @@ func (cfg Config) createToken(w http.ResponseWriter, r *http.Request) {
 		answer(w, http.StatusBadRequest, Error{"bad_request", "the body is not a token request: " + err.Error()})
 		return
 	}
-	if len(in.Label) > 128 || len(in.Allow) > 100 {
-		answer(w, http.StatusBadRequest, Error{"bad_request", "the label has at most 128 bytes, and there are at most 100 rules"})
+	if len(in.Label) > 128 || tunnel.Clean(in.Label) != in.Label || len(in.Allow) > 100 {
+		answer(w, http.StatusBadRequest, Error{"bad_request", "the label has at most 128 bytes, all printable, and there are at most 100 rules"})
 		return
 	}
 	for _, rule := range in.Allow {

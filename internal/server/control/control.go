@@ -31,6 +31,7 @@ type Config struct {
 	Heartbeat    time.Duration // default link.DefaultHeartbeat
 	MaxSessions  int           // default 10,000
 	MaxEndpoints int           // per session; default 1,000
+	MaxPending   int           // links whose Hello is not there yet; default 4,096
 	Logger       *slog.Logger
 }
 
@@ -39,7 +40,8 @@ const handshakeTimeout = 10 * time.Second
 
 // Control accepts agents. Make one with New.
 type Control struct {
-	cfg Config
+	cfg     Config
+	pending chan struct{} // a place for each link without a Hello
 
 	mu struct {
 		sync.Mutex
@@ -76,7 +78,10 @@ func New(cfg Config) *Control {
 	if cfg.MaxEndpoints <= 0 {
 		cfg.MaxEndpoints = 1_000
 	}
-	c := &Control{cfg: cfg}
+	if cfg.MaxPending <= 0 {
+		cfg.MaxPending = 4096
+	}
+	c := &Control{cfg: cfg, pending: make(chan struct{}, cfg.MaxPending)}
 	c.mu.sessions = make(map[string]*agentSession)
 	return c
 }
@@ -120,8 +125,15 @@ func (c *Control) handshake(conn net.Conn) (*agentSession, error) {
 	if err := conn.SetDeadline(time.Now().Add(handshakeTimeout)); err != nil {
 		return nil, err
 	}
+	select {
+	case c.pending <- struct{}{}:
+	default:
+		return nil, errPending // without a word: who sends a Hello first is the agent
+	}
 	var hello tunnel.Hello
-	if err := tunnel.Read(conn, &hello, tunnel.MaxHandshake); err != nil {
+	err := tunnel.Read(conn, &hello, tunnel.MaxHandshake)
+	<-c.pending
+	if err != nil {
 		if errors.Is(err, tunnel.ErrTooLarge) || errors.Is(err, tunnel.ErrMalformed) {
 			c.refuse(conn, &tunnel.RefusalError{Code: tunnel.CodeBadHello, Message: "the handshake could not be read"})
 		}
@@ -156,6 +168,8 @@ func (c *Control) handshake(conn net.Conn) (*agentSession, error) {
 	}
 	return s, nil
 }
+
+var errPending = errors.New("too many links without a Hello")
 
 func (c *Control) refuse(conn net.Conn, r *tunnel.RefusalError) {
 	_ = tunnel.Write(conn, &tunnel.HelloReply{Reply: &tunnel.HelloReply_Refusal{Refusal: &tunnel.Refusal{

@@ -47,7 +47,7 @@ func run(t *testing.T, f func(t *testing.T, b *bench)) {
 				return auth.Grant{TokenID: credential}, nil
 			},
 			Registry: b.names, URLs: func(n endpoint.Name, _ endpoint.Spec) []string { return []string{n.String()} },
-			Node: "n", MaxSessions: 10, MaxEndpoints: 2, Logger: slog.New(slog.DiscardHandler),
+			Node: "n", MaxSessions: 10, MaxEndpoints: 2, MaxPending: 3, Logger: slog.New(slog.DiscardHandler),
 		})
 		f(t, b)
 		cancel()
@@ -363,6 +363,22 @@ func TestDrainIsTold(t *testing.T) {
 			t.Errorf("%v", r)
 		}
 		p.alive()
+	})
+}
+
+// TestPending: links that say nothing take no place from each other for ever, nor
+// more than theirs.
+func TestPending(t *testing.T) {
+	run(t, func(t *testing.T, b *bench) {
+		for range 3 {
+			b.conn()
+		}
+		synctest.Wait()
+		if _, err := b.conn().Read(make([]byte, 1)); !errors.Is(err, io.EOF) {
+			t.Errorf("one too many: %v", err)
+		}
+		<-time.After(handshakeTimeout + time.Second)
+		b.agent(hello()).alive()
 	})
 }
 

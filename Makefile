@@ -8,9 +8,11 @@ TOOLS := -C tools build -mod=mod -o $(CURDIR)/bin/
 build: ## the binary, in bin/
 	$(GO) build -trimpath -o bin/culvert ./cmd/culvert
 
+# Never from the cache: it does not know of what subprocesses read, the end-to-end
+# tests' binary among it.
 test: ## install what tests need, run them all
 	./test/install-deps
-	$(GO) test -timeout 20m ./...
+	$(GO) test -count=1 -timeout 20m ./...
 
 check: lint race fuzz vulncheck ## what CI runs besides make test
 
@@ -20,7 +22,7 @@ lint: bin/golangci-lint
 	shellcheck test/install-deps test/fuzz-smoke .ci/run
 
 race: ## the tests, end-to-end ones among them, under the race detector
-	CULVERT_TEST_RACE=1 $(GO) test -race -timeout 20m ./...
+	CULVERT_TEST_RACE=1 $(GO) test -race -count=1 -timeout 20m ./...
 
 fuzz: ## every fuzz target for a moment
 	./test/fuzz-smoke

@@ -1,0 +1,315 @@
+package yamux
+
+import (
+	"io"
+	"sync"
+)
+
+// recvHalf is the receiving half of a stream. Its lock guards all of it.
+type recvHalf struct {
+	sync.Mutex
+	cond       sync.Cond
+	head, tail *chunk
+	err        error // why no more comes than what is in the chunks
+	deadline   *deadline
+	spent      bool // nobody reads any more: Close or Reset
+
+	sink sink  // takes short messages while WriteTo is parked
+	busy bool  // the sink is being written to
+	sunk int64 // bytes the sink took since WriteTo parked
+
+	window     uint32 // credit that the other side has
+	size       uint32 // what the credit is renewed to
+	consumed   uint32 // bytes read since the last renewal
+	epoch      int64  // Session.now when the rate began to be measured
+	epochBytes uint32 // given as credit since
+}
+
+// sink is a destination that can be written to without blocking.
+type sink interface {
+	// try writes what the destination takes at once and returns how much.
+	try(p []byte) int
+	// write writes all that is in the chunks.
+	write(chunks *chunk) (int64, error)
+}
+
+// sinkBelow is the size of messages that may go straight to a sink. Larger ones
+// are left to the stream's reader, so that the session's can go on meanwhile.
+const sinkBelow = 4 << 10
+
+// verdict on a payload, before it is read.
+type verdict int
+
+const (
+	admitted verdict = iota
+	ignored          // the stream has ended; nobody cares
+	unwanted         // the stream is closed here: the other side should be told
+	exceeds          // more than its credit
+)
+
+func (st *Stream) admit(n uint32) verdict {
+	r := &st.recv
+	r.Lock()
+	defer r.Unlock()
+	switch {
+	case n > r.window:
+		return exceeds
+	case r.err != nil:
+		return ignored
+	case r.spent:
+		return unwanted
+	}
+	r.window -= n
+	return admitted
+}
+
+// deliver takes a copy of b, which was admitted, or has the sink take it, and
+// returns the credit to give for that.
+func (st *Stream) deliver(b []byte) uint32 {
+	r := &st.recv
+	r.Lock()
+	defer r.Unlock()
+	credit := uint32(0)
+	if to := r.sink; to != nil && r.head == nil && len(b) <= sinkBelow {
+		// WriteTo is parked and stays so while busy: the destination is ours.
+		r.busy = true
+		r.Unlock()
+		n := to.try(b)
+		r.Lock()
+		r.busy = false
+		r.sunk += int64(n)
+		credit = st.consumeLocked(n)
+		b = b[n:]
+		if len(b) == 0 && r.err == nil && !r.spent && !r.deadline.passed() {
+			return credit
+		}
+	}
+	if !st.droppingLocked() {
+		r.copyLocked(b)
+	}
+	r.cond.Broadcast()
+	return credit
+}
+
+// droppingLocked reports whether nobody wants what comes.
+func (st *Stream) droppingLocked() bool { return st.recv.spent || st.recv.err != nil }
+
+// copyLocked copies b into the last chunk and new ones.
+func (r *recvHalf) copyLocked(b []byte) {
+	for len(b) > 0 {
+		if r.tail == nil || r.tail.w == len(r.tail.b) {
+			size := len(b)
+			if r.head != r.tail {
+				size = largeChunk // nobody keeps up: few chunks rather than fitting ones
+			}
+			c := newChunk(size)
+			r.linkLocked(c, c)
+		}
+		n := copy(r.tail.b[r.tail.w:], b)
+		r.tail.w += n
+		b = b[n:]
+	}
+}
+
+func (r *recvHalf) linkLocked(head, tail *chunk) {
+	if r.tail == nil {
+		r.head = head
+	} else {
+		r.tail.next = head
+	}
+	r.tail = tail
+}
+
+// append takes over a list of chunks, whose bytes were admitted.
+func (st *Stream) append(head, tail *chunk) {
+	if head == nil {
+		return
+	}
+	r := &st.recv
+	r.Lock()
+	defer r.Unlock()
+	if st.droppingLocked() {
+		freeChunks(head)
+		return
+	}
+	r.linkLocked(head, tail)
+	r.cond.Broadcast()
+}
+
+// endRecv notes why nothing comes any more. What is there can still be read unless
+// drop is set.
+func (st *Stream) endRecv(err error, drop bool) {
+	r := &st.recv
+	r.Lock()
+	defer r.Unlock()
+	if r.err != nil {
+		return
+	}
+	r.err = err
+	st.session.returnWindow(r.size - InitialWindow)
+	r.size = InitialWindow
+	if drop {
+		r.clearLocked()
+	}
+	r.cond.Broadcast()
+}
+
+// discardRecv is for a stream that nobody reads any more. It returns the credit for
+// what was dropped, so that the other side is not kept from ending.
+func (st *Stream) discardRecv() uint32 {
+	r := &st.recv
+	r.Lock()
+	defer r.Unlock()
+	r.spent = true
+	n := 0
+	for c := r.head; c != nil; c = c.next {
+		n += c.w - c.r
+	}
+	r.clearLocked()
+	r.cond.Broadcast()
+	return st.consumeLocked(n)
+}
+
+func (r *recvHalf) clearLocked() {
+	freeChunks(r.head)
+	r.head, r.tail = nil, nil
+}
+
+// waitRecvLocked parks until there is something to read, or returns why there
+// won't be.
+func (st *Stream) waitRecvLocked() error {
+	r := &st.recv
+	for first := true; ; first = false {
+		switch {
+		case r.busy:
+		case r.spent:
+			return ErrStreamClosed
+		case r.deadline.passed():
+			return errDeadline
+		case r.head != nil:
+			return nil
+		case r.err != nil:
+			return r.err
+		}
+		if first && st.opening.Load() {
+			// The other side doesn't know of the stream yet, and may have the first word.
+			r.Unlock()
+			st.session.announce(st)
+			r.Lock()
+			continue
+		}
+		r.cond.Wait()
+	}
+}
+
+// read copies to p and returns the credit to give for it.
+func (st *Stream) read(p []byte) (int, uint32, error) {
+	r := &st.recv
+	r.Lock()
+	defer r.Unlock()
+	if err := st.waitRecvLocked(); err != nil {
+		return 0, 0, err
+	}
+	n := 0
+	for n < len(p) && r.head != nil {
+		c := r.head
+		k := copy(p[n:], c.b[c.r:c.w])
+		n += k
+		c.r += k
+		if c.r < c.w {
+			break
+		}
+		if r.head = c.next; r.head == nil {
+			r.tail = nil
+		}
+		c.free()
+	}
+	return n, st.consumeLocked(n), nil
+}
+
+// take waits for chunks and takes them all. While it waits, short messages go to
+// the sink, if there is one; sunk says how many bytes of them.
+func (st *Stream) take(to sink) (chunks *chunk, sunk int64, err error) {
+	r := &st.recv
+	r.Lock()
+	defer r.Unlock()
+	r.sink = to
+	err = st.waitRecvLocked()
+	r.sink = nil
+	sunk, r.sunk = r.sunk, 0
+	if err == nil {
+		chunks, r.head, r.tail = r.head, nil, nil
+	}
+	return chunks, sunk, err
+}
+
+// consume notes that n bytes were used and returns the credit to give for them.
+func (st *Stream) consume(n int) uint32 {
+	st.recv.Lock()
+	defer st.recv.Unlock()
+	return st.consumeLocked(n)
+}
+
+// WriteTo writes to w all that comes until the end of input. It hands on whole
+// buffers, and while nothing else is under way, short messages go to w, if that is
+// a socket, straight from where they were received.
+func (st *Stream) WriteTo(w io.Writer) (int64, error) {
+	to := newSink(w)
+	total := int64(0)
+	for {
+		chunks, sunk, err := st.take(to)
+		total += sunk
+		if err == io.EOF { //nolint:errorlint // set bare
+			return total, nil
+		}
+		if err != nil {
+			return total, err
+		}
+		n, err := st.writeChunks(w, to, chunks)
+		total += n
+		if err != nil {
+			return total, err
+		}
+	}
+}
+
+// writeAtOnce bounds what is written before credit is given for it.
+const writeAtOnce = 64 << 10
+
+// writeChunks writes the chunks and frees them.
+func (st *Stream) writeChunks(w io.Writer, to sink, chunks *chunk) (int64, error) {
+	total := int64(0)
+	for chunks != nil {
+		part, size := chunks, chunks.w-chunks.r
+		last := part
+		for last.next != nil && size+last.next.w-last.next.r <= writeAtOnce {
+			last = last.next
+			size += last.w - last.r
+		}
+		chunks, last.next = last.next, nil
+		n, err := writeList(w, to, part)
+		freeChunks(part)
+		total += n
+		if err != nil {
+			freeChunks(chunks)
+			return total, err
+		}
+		st.session.credit(st, st.consume(size))
+	}
+	return total, nil
+}
+
+func writeList(w io.Writer, to sink, list *chunk) (int64, error) {
+	if to != nil {
+		return to.write(list)
+	}
+	total := int64(0)
+	for c := list; c != nil; c = c.next {
+		n, err := w.Write(c.b[c.r:c.w])
+		total += int64(n)
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}

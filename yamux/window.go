@@ -1,0 +1,89 @@
+package yamux
+
+import "time"
+
+// A window that is to keep a path busy holds what the path holds: rate times round
+// trip. So windows double while they are less than the rate at which they are used
+// up would need, with some to spare. The round trip is the least one measured
+// lately, without the queues that a large window itself makes.
+//
+// On a short path processors are the limit, not windows, and readers take what is
+// there in bursts. There the rate is that of many round trips, and little is to
+// spare: what a window lets pass beyond need only waits in sockets, in front of
+// everything else.
+const (
+	spare       = 3
+	spareShort  = 1.25
+	epochShort  = time.Millisecond // at least, to measure a rate on a short path
+	shrinkAfter = 2 * time.Second
+)
+
+// consumeLocked notes that n bytes were used. When half the window is used up, it
+// returns the credit to give.
+func (st *Stream) consumeLocked(n int) uint32 {
+	r := &st.recv
+	r.consumed += uint32(n) //nolint:gosec // at most the window
+	if r.consumed < r.size/2 || r.err != nil {
+		return 0
+	}
+	credit := r.consumed
+	r.consumed = 0
+	r.epochBytes += credit
+	if !r.spent {
+		credit = st.resizeLocked(credit)
+	}
+	r.window += credit
+	return credit
+}
+
+// resizeLocked fits the window to the rate at which it is used up and returns the
+// credit to give in place of the one due.
+func (st *Stream) resizeLocked(credit uint32) uint32 {
+	s, r := st.session, &st.recv
+	now, rtt := s.now(), s.path.least.Load()
+	elapsed := now - r.epoch
+	need := spare * float64(rtt)
+	if rtt < int64(shortPath) {
+		if elapsed < int64(epochShort) {
+			return credit
+		}
+		need = spareShort * float64(rtt)
+	}
+	need *= float64(r.epochBytes) / float64(max(elapsed, 1))
+	r.epoch, r.epochBytes = now, 0
+	switch {
+	case float64(r.size) < need:
+		if s.takeWindow(r.size) {
+			credit += r.size
+			r.size *= 2
+		}
+	case r.size > InitialWindow && elapsed > int64(shrinkAfter) && elapsed > 64*rtt:
+		cut := min(credit, r.size/2)
+		credit -= cut
+		r.size -= cut
+		s.returnWindow(cut)
+	}
+	return credit
+}
+
+// takeWindow asks for n bytes more of windows, which doubles one.
+func (s *Session) takeWindow(n uint32) bool {
+	if int(n)*2 > s.cfg.MaxStreamWindow || !s.extra.reserve(int64(n)) {
+		return false
+	}
+	if s.cfg.Budget != nil && !s.cfg.Budget.reserve(int64(n)) {
+		s.extra.release(int64(n))
+		return false
+	}
+	return true
+}
+
+func (s *Session) returnWindow(n uint32) {
+	if n == 0 {
+		return
+	}
+	s.extra.release(int64(n))
+	if s.cfg.Budget != nil {
+		s.cfg.Budget.release(int64(n))
+	}
+}

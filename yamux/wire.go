@@ -1,0 +1,168 @@
+package yamux
+
+import "net"
+
+// BufferedConn is a connection whose writes are collected until Flush. It is for
+// layers such as TLS that turn one write into several of their own: a session
+// writes all it has, then flushes once.
+type BufferedConn interface {
+	net.Conn // Write takes all bytes and does not block
+
+	// Flush sends what was collected. Without wait it sends only what can be sent
+	// at once; done says that nothing is left. With wait it blocks until done.
+	Flush(wait bool) (done bool, err error)
+}
+
+// wire is the connection as a session uses it. Its writing methods are called by
+// one goroutine at a time, its reading methods by one other.
+type wire interface {
+	// try sends head and body as far as it can without blocking. The first n bytes
+	// of both together are taken; when done is false, send must follow.
+	try(head, body []byte) (n int, done bool, err error)
+
+	// send sends what try left and all of bufs. waited says that the connection
+	// did not take all of it at once.
+	send(bufs [][]byte) (waited bool, err error)
+
+	// read reads like io.Reader.
+	read(p []byte) (int, error)
+
+	// readv fills several buffers in order, as far as bytes are there.
+	readv(bufs [][]byte) (int, error)
+
+	// await reads the first bytes of a frame. in holds no buffer while there are
+	// none.
+	await(in *inbox) error
+}
+
+func newWire(conn net.Conn) wire {
+	if b, ok := conn.(BufferedConn); ok {
+		return &bufferedWire{plainWire{conn}, b}
+	}
+	if w := newSocketWire(conn); w != nil {
+		return w
+	}
+	return &plainWire{conn}
+}
+
+// plainWire is any connection. Writing may block, so callers of streams never
+// write to it themselves.
+type plainWire struct{ conn net.Conn }
+
+func (w *plainWire) try(_, _ []byte) (int, bool, error) { return 0, false, nil }
+
+func (w *plainWire) send(bufs [][]byte) (bool, error) { return false, gather(w.conn, bufs) }
+
+func (w *plainWire) read(p []byte) (int, error) { return w.conn.Read(p) }
+
+func (w *plainWire) readv(bufs [][]byte) (int, error) { return w.conn.Read(bufs[0]) }
+
+func (w *plainWire) await(in *inbox) error {
+	in.release()
+	n, err := w.conn.Read(in.buf)
+	in.w = n
+	return noEOF(n, err)
+}
+
+// noEOF drops the error of a read that brought something: the next will repeat it.
+func noEOF(n int, err error) error {
+	if n > 0 {
+		return nil
+	}
+	return err
+}
+
+// copyBelow is the size of buffers that are put together before a write: a write,
+// and a TLS record, cost more than copying so many bytes.
+const copyBelow = 8 << 10
+
+// gather writes bufs in order in few and large writes.
+func gather(conn net.Conn, bufs [][]byte) error {
+	var joined *sendBuf
+	defer func() {
+		if joined != nil {
+			joined.free()
+		}
+	}()
+	flush := func() error {
+		if joined == nil || joined.n == 0 {
+			return nil
+		}
+		_, err := conn.Write(joined.b[:joined.n])
+		joined.n = 0
+		return err
+	}
+	for i, b := range bufs {
+		alone := joined == nil || joined.n == 0
+		if len(b) >= copyBelow || (alone && i == len(bufs)-1) {
+			if err := flush(); err != nil {
+				return err
+			}
+			if _, err := conn.Write(b); err != nil {
+				return err
+			}
+			continue
+		}
+		if joined == nil {
+			joined = newSendBuf()
+		}
+		if joined.n+len(b) > len(joined.b) {
+			if err := flush(); err != nil {
+				return err
+			}
+		}
+		joined.n += copy(joined.b[joined.n:], b)
+	}
+	return flush()
+}
+
+// bufferedWire is a connection that collects writes.
+type bufferedWire struct {
+	plainWire
+	buffered BufferedConn
+}
+
+// tlsRecord is the payload of a full TLS record (RFC 8446, section 5.1).
+const tlsRecord = 16 << 10
+
+func (w *bufferedWire) try(head, body []byte) (int, bool, error) {
+	if len(body) == 0 {
+		if _, err := w.conn.Write(head); err != nil {
+			return 0, false, err
+		}
+	} else if err := w.join(head, body); err != nil {
+		return 0, false, err
+	}
+	done, err := w.buffered.Flush(false)
+	return len(head) + len(body), done, err
+}
+
+// join writes head and as much of body as fits into one record with it, then the
+// rest, so that only that much is copied.
+func (w *bufferedWire) join(head, body []byte) error {
+	joined := newSendBuf()
+	defer joined.free()
+	first := min(len(body), max(tlsRecord-len(head), 0))
+	n := copy(joined.b[:], head)
+	n += copy(joined.b[n:], body[:first])
+	if _, err := w.conn.Write(joined.b[:n]); err != nil {
+		return err
+	}
+	if first == len(body) {
+		return nil
+	}
+	_, err := w.conn.Write(body[first:])
+	return err
+}
+
+func (w *bufferedWire) send(bufs [][]byte) (waited bool, err error) {
+	if err := gather(w.conn, bufs); err != nil {
+		return false, err
+	}
+	done, err := w.buffered.Flush(false)
+	if err != nil || done {
+		return false, err
+	}
+	_, err = w.buffered.Flush(true)
+	return true, err
+}

@@ -1,0 +1,306 @@
+package yamux
+
+import (
+	"io"
+	"net"
+	"os"
+	"syscall"
+	"unsafe"
+)
+
+// unsentLimit bounds what a socket takes beyond what it has sent, in bytes
+// (TCP_NOTSENT_LOWAT): what is in the socket can't be overtaken any more.
+const unsentLimit = 128 << 10
+
+const tcpNotSentLowat = 25 // TCP_NOTSENT_LOWAT, linux/tcp.h
+
+// socketWriter writes to a socket with as few calls as can be. The function for
+// syscall.RawConn is made once, and finds its arguments in the fields: a closure
+// for each call would be an allocation for each call.
+type socketWriter struct {
+	raw    syscall.RawConn
+	iov    []syscall.Iovec // storage
+	left   []syscall.Iovec // what is still to be written
+	n      int
+	err    error
+	wait   bool
+	waited bool
+	call   func(fd uintptr) bool
+}
+
+func (w *socketWriter) init(raw syscall.RawConn) {
+	w.raw, w.call = raw, w.writev
+}
+
+// socketWire is a TCP connection.
+type socketWire struct {
+	out socketWriter
+	in  struct {
+		raw   syscall.RawConn
+		iov   []syscall.Iovec
+		box   *inbox
+		n     int
+		err   error
+		readv func(fd uintptr) bool
+		await func(fd uintptr) bool
+	}
+}
+
+func newSocketWire(conn net.Conn) wire {
+	tcp, ok := conn.(*net.TCPConn)
+	if !ok {
+		return nil
+	}
+	raw, err := tcp.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	_ = raw.Control(func(fd uintptr) {
+		_ = syscall.SetsockoptInt(int(fd), syscall.IPPROTO_TCP, tcpNotSentLowat, unsentLimit)
+	})
+	w := new(socketWire)
+	w.out.init(raw)
+	w.in.raw, w.in.readv, w.in.await = raw, w.scatter, w.first
+	return w
+}
+
+// iovMax is how many buffers one call takes (IOV_MAX of Linux).
+const iovMax = 1024
+
+func appendIovec(iov []syscall.Iovec, b []byte) []syscall.Iovec {
+	if len(b) == 0 {
+		return iov
+	}
+	v := syscall.Iovec{Base: &b[0]}
+	v.SetLen(len(b))
+	return append(iov, v)
+}
+
+// vectored calls readv or writev until it isn't interrupted.
+func vectored(trap, fd uintptr, iov []syscall.Iovec) (int, error) {
+	for {
+		n, _, errno := syscall.Syscall(trap, fd, uintptr(unsafe.Pointer(&iov[0])), uintptr(min(len(iov), iovMax)))
+		switch errno {
+		case 0:
+			return int(n), nil
+		case syscall.EINTR:
+		default:
+			return 0, errno
+		}
+	}
+}
+
+// writev is called with the descriptor; false means: call again when it is
+// writable.
+func (w *socketWriter) writev(fd uintptr) bool {
+	for len(w.left) > 0 {
+		n, err := vectored(syscall.SYS_WRITEV, fd, w.left)
+		if err == syscall.EAGAIN { //nolint:errorlint // an errno
+			w.waited = true
+			return !w.wait
+		}
+		if err != nil {
+			w.err = os.NewSyscallError("writev", err)
+			return true
+		}
+		w.n += n
+		w.left = advance(w.left, n)
+	}
+	return true
+}
+
+// advance drops the first n bytes.
+func advance(iov []syscall.Iovec, n int) []syscall.Iovec {
+	for n > 0 {
+		l := int(iov[0].Len)
+		if n < l {
+			iov[0].Base = (*byte)(unsafe.Add(unsafe.Pointer(iov[0].Base), n))
+			iov[0].SetLen(l - n)
+			return iov
+		}
+		n -= l
+		iov = iov[1:]
+	}
+	return iov
+}
+
+// add appends to what the next write writes.
+func (w *socketWriter) add(b []byte) { w.iov = appendIovec(w.iov, b) }
+
+// write writes what was added: all of it with wait, else what is taken at once.
+func (w *socketWriter) write(wait bool) (int, error) {
+	w.left, w.n, w.err, w.wait, w.waited = w.iov, 0, nil, wait, false
+	err := w.raw.Write(w.call)
+	clear(w.iov)
+	w.iov, w.left = w.iov[:0], nil
+	if err != nil {
+		return w.n, err
+	}
+	return w.n, w.err
+}
+
+func (w *socketWire) try(head, body []byte) (int, bool, error) {
+	w.out.add(head)
+	w.out.add(body)
+	n, err := w.out.write(false)
+	return n, n == len(head)+len(body), err
+}
+
+func (w *socketWire) send(bufs [][]byte) (bool, error) {
+	for _, b := range bufs {
+		w.out.add(b)
+	}
+	_, err := w.out.write(true)
+	return w.out.waited, err
+}
+
+// scatter is called with the descriptor, like writev.
+func (w *socketWire) scatter(fd uintptr) bool {
+	n, err := vectored(syscall.SYS_READV, fd, w.in.iov)
+	return w.readDone(n, err)
+}
+
+// readDone notes the outcome of a call; false means that there was nothing.
+func (w *socketWire) readDone(n int, err error) bool {
+	switch {
+	case err == syscall.EAGAIN: //nolint:errorlint // an errno
+		return false
+	case err != nil:
+		w.in.err = os.NewSyscallError("read", err)
+	case n == 0:
+		w.in.err = io.EOF
+	}
+	w.in.n = n
+	return true
+}
+
+func (w *socketWire) readv(bufs [][]byte) (int, error) {
+	iov := w.in.iov[:0]
+	for _, b := range bufs {
+		iov = appendIovec(iov, b)
+	}
+	w.in.iov, w.in.n, w.in.err = iov, 0, nil
+	err := w.in.raw.Read(w.in.readv)
+	clear(iov)
+	w.in.iov = iov[:0]
+	if err != nil {
+		return 0, err
+	}
+	return w.in.n, w.in.err
+}
+
+func (w *socketWire) read(p []byte) (int, error) {
+	one := [1][]byte{p}
+	return w.readv(one[:])
+}
+
+// first takes a buffer for an attempt to read, and gives it back if there is
+// nothing.
+func (w *socketWire) first(fd uintptr) bool {
+	in := w.in.box
+	in.grow()
+	w.in.iov = appendIovec(w.in.iov[:0], in.buf)
+	n, err := vectored(syscall.SYS_READV, fd, w.in.iov)
+	if !w.readDone(n, err) {
+		in.release()
+		return false
+	}
+	return true
+}
+
+func (w *socketWire) await(in *inbox) error {
+	w.in.box, w.in.n, w.in.err = in, 0, nil
+	if err := w.in.raw.Read(w.in.await); err != nil {
+		return err
+	}
+	in.w = w.in.n
+	return noEOF(w.in.n, w.in.err)
+}
+
+// streamSocket returns the raw connection of a TCP or unix stream socket, also
+// when it is wrapped as io.Copy does; else nil.
+func streamSocket(v any) syscall.RawConn {
+	c, ok := v.(interface {
+		syscall.Conn
+		LocalAddr() net.Addr
+	})
+	if !ok {
+		return nil
+	}
+	if a := c.LocalAddr(); a == nil || (a.Network() != "tcp" && a.Network() != "unix") {
+		return nil
+	}
+	raw, err := c.SyscallConn()
+	if err != nil {
+		return nil
+	}
+	return raw
+}
+
+// newSink returns the way to write to w without blocking, nil if there is none.
+func newSink(w any) sink {
+	raw := streamSocket(w)
+	if raw == nil {
+		return nil
+	}
+	s := new(socketSink)
+	s.init(raw)
+	return s
+}
+
+// socketSink is a socket as the destination of a stream.
+type socketSink struct{ socketWriter }
+
+func (s *socketSink) try(p []byte) int {
+	s.add(p)
+	n, _ := s.socketWriter.write(false) // what fails here fails again for who writes the rest
+	return n
+}
+
+func (s *socketSink) write(chunks *chunk) (int64, error) {
+	for c := chunks; c != nil; c = c.next {
+		s.add(c.b[c.r:c.w])
+	}
+	n, err := s.socketWriter.write(true)
+	return int64(n), err
+}
+
+// readerInto returns a function that reads from r into a buffer behind the place
+// for a header. While a socket has nothing to read, no buffer is held.
+func readerInto(r io.Reader) func(limit int) (*sendBuf, int, error) {
+	raw := streamSocket(r)
+	if raw == nil {
+		return plainReader(r)
+	}
+	var buf *sendBuf
+	var n, limit int
+	var rerr error
+	attempt := func(fd uintptr) bool {
+		buf = newSendBuf()
+		for {
+			n, rerr = syscall.Read(int(fd), buf.b[headerSize:headerSize+limit]) //nolint:gosec // a descriptor fits
+			switch rerr {                                                       //nolint:errorlint // an errno
+			case syscall.EINTR:
+			case syscall.EAGAIN:
+				buf.free()
+				buf = nil
+				return false
+			default:
+				return true
+			}
+		}
+	}
+	return func(most int) (*sendBuf, int, error) {
+		buf, n, rerr, limit = nil, 0, nil, most
+		if err := raw.Read(attempt); err != nil {
+			return buf, 0, err
+		}
+		if rerr != nil {
+			return buf, 0, os.NewSyscallError("read", rerr)
+		}
+		if n == 0 {
+			return buf, 0, io.EOF
+		}
+		return buf, n, nil
+	}
+}

@@ -1,0 +1,542 @@
+package yamux
+
+import (
+	"fmt"
+	"io"
+)
+
+// outbox is what is to be sent. It is part of Session.mu.
+//
+// Frames go out in three classes: control, light and bulk. Control frames are
+// short and few. Light are short frames of streams that have sent little lately;
+// they pass the others, which is what keeps a keystroke from waiting behind a
+// download. A stream's own frames never pass each other. Within a class it is
+// first come, first served, and as a stream has at most two frames in the queue,
+// that is fair between streams.
+type outbox struct {
+	writing    bool // somebody owns the connection's writing side; else all below is empty
+	control    []byte
+	light      *sendBuf
+	lightOf    []*Stream // whose frames are in light, one entry each
+	bulk, last *sendBuf  // list
+	bulkBytes  int
+	rest       *sendBuf // of a frame that was sent in part
+	waiting    []*ticket
+	cycle      uint32
+	cycleBytes int
+
+	inline     [headerSize]byte // of the frame that its stream's caller sends
+	sparing    []byte           // storage for control
+	bufs       [][]byte         // of the drainer, likewise
+	batchLimit int
+}
+
+const (
+	maxBatch   = 256 << 10 // bytes for one call while the connection takes all at once
+	minBatch   = 64 << 10  // and while it does not: what it has taken can't be overtaken
+	maxQueued  = 2         // frames of one stream
+	lightFrame = 4 << 10   // largest light frame
+	lightShare = 16 << 10  // bytes that a stream may send as light ones in a cycle
+	cycleSize  = 1 << 20   // bytes of all streams that make a cycle
+)
+
+// ticket is a writer's place in the line for room in the queue.
+type ticket struct {
+	stream        *Stream
+	granted, gone bool
+}
+
+// sendErrLocked says why st can't send.
+func (st *Stream) sendErrLocked() error {
+	h := &st.send
+	switch {
+	case h.err != nil:
+		return h.err
+	case h.fin:
+		return ErrStreamClosed
+	case h.deadline.passed():
+		return errDeadline
+	}
+	return nil
+}
+
+// roomLocked waits until st has credit and may send or queue a frame of n bytes.
+func (st *Stream) roomLocked(n int) error {
+	s, h := st.session, &st.send
+	var t *ticket
+	for {
+		if err := st.sendErrLocked(); err != nil {
+			if t != nil {
+				t.gone = true
+				s.grantLocked()
+			}
+			return err
+		}
+		if h.window > 0 && h.queued < maxQueued {
+			switch {
+			case t != nil && t.granted, !s.mu.writing, st.isLightLocked(n):
+				if t != nil {
+					t.gone = true
+					s.grantLocked() // who gets room may not use it
+				}
+				return nil
+			case t == nil && s.mu.bulkBytes < s.cfg.SendQueue && len(s.mu.waiting) == 0:
+				return nil
+			case t == nil:
+				t = &ticket{stream: st}
+				s.mu.waiting = append(s.mu.waiting, t)
+			}
+		}
+		h.cond.Wait()
+	}
+}
+
+// grantLocked lets writers who wait go on as far as there is room.
+func (s *Session) grantLocked() {
+	room := s.cfg.SendQueue - s.mu.bulkBytes
+	for room > 0 && len(s.mu.waiting) > 0 {
+		t := s.mu.waiting[0]
+		s.mu.waiting[0] = nil
+		s.mu.waiting = s.mu.waiting[1:]
+		if t.gone {
+			continue
+		}
+		t.granted = true
+		t.stream.send.cond.Broadcast()
+		room -= maxFrame
+	}
+	if len(s.mu.waiting) == 0 {
+		s.mu.waiting = nil
+	}
+}
+
+// isLightLocked reports whether a frame of n bytes may go with the light ones now.
+func (st *Stream) isLightLocked(n int) bool {
+	s, h := st.session, &st.send
+	if n > lightFrame || (h.queued > 0 && h.bulk) {
+		return false
+	}
+	if h.cycle != s.mu.cycle {
+		h.cycle, h.recent = s.mu.cycle, 0
+	}
+	return int(h.recent)+n <= lightShare && (s.mu.light == nil || s.mu.light.n+headerSize+n <= len(s.mu.light.b))
+}
+
+// spendLocked takes the credit for a frame of n bytes and makes its header.
+func (st *Stream) spendLocked(n int) header {
+	s, h := st.session, &st.send
+	h.window -= uint32(n) //nolint:gosec // at most the window
+	if s.mu.cycleBytes += n; s.mu.cycleBytes >= cycleSize {
+		s.mu.cycleBytes = 0
+		s.mu.cycle++
+	}
+	if h.cycle != s.mu.cycle {
+		h.cycle, h.recent = s.mu.cycle, 0
+	}
+	h.recent += uint32(n)                                                                        //nolint:gosec // less than a cycle
+	return header{kind: typeData, flags: st.takeFlagsLocked(), stream: st.id, length: uint32(n)} //nolint:gosec // at most the window
+}
+
+// takeFlagsLocked returns the SYN or ACK that the next frame is to carry. It is
+// taken where the frame gets its place, so that nothing can overtake a SYN.
+func (st *Stream) takeFlagsLocked() uint16 {
+	flags := st.send.flags
+	if flags&flagSYN != 0 {
+		st.opening.Store(false)
+	}
+	st.send.flags = 0
+	return flags
+}
+
+// Write implements net.Conn.
+func (st *Stream) Write(p []byte) (int, error) {
+	s := st.session
+	total := 0
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if len(p) == 0 {
+		return 0, st.sendErrLocked()
+	}
+	for total < len(p) {
+		n, err := st.writeFrameLocked(p[total:])
+		total += n
+		if err != nil {
+			return total, err
+		}
+	}
+	return total, nil
+}
+
+// writeFrameLocked sends or queues one frame with bytes of p and returns how many.
+func (st *Stream) writeFrameLocked(p []byte) (int, error) {
+	s := st.session
+	p = p[:min(len(p), maxPayload)]
+	if err := st.roomLocked(len(p)); err != nil {
+		return 0, err
+	}
+	p = p[:min(len(p), int(st.send.window))]
+	switch {
+	case !s.mu.writing:
+		st.spendLocked(len(p)).put(s.mu.inline[:])
+		return len(p), s.inlineLocked(s.mu.inline[:], p)
+	case st.isLightLocked(len(p)):
+		st.queueLightLocked(p)
+		return len(p), nil
+	}
+	// The queue takes a copy, which is made without the lock.
+	s.mu.Unlock()
+	buf := newSendBuf()
+	copy(buf.b[headerSize:], p)
+	s.mu.Lock()
+	return st.sendBufLocked(buf, len(p))
+}
+
+// sendBufLocked sends or queues a buffer with n bytes of payload, which it takes
+// over, and returns how many of them.
+func (st *Stream) sendBufLocked(buf *sendBuf, n int) (int, error) {
+	sent := 0
+	for {
+		if err := st.roomLocked(n); err != nil {
+			buf.free()
+			return sent, err
+		}
+		var rest *sendBuf
+		k := min(n, int(st.send.window))
+		if k < n {
+			rest = newSendBuf()
+			copy(rest.b[headerSize:], buf.b[headerSize+k:headerSize+n])
+		}
+		err := st.sendFrameLocked(buf, k)
+		sent += k
+		if rest == nil {
+			return sent, err
+		}
+		if err != nil {
+			rest.free()
+			return sent, err
+		}
+		buf, n = rest, n-k
+	}
+}
+
+// sendFrameLocked sends or queues a buffer with n bytes of payload, for which there
+// is room, and takes it over.
+func (st *Stream) sendFrameLocked(buf *sendBuf, n int) error {
+	s := st.session
+	if s.mu.writing && st.isLightLocked(n) {
+		st.queueLightLocked(buf.b[headerSize : headerSize+n])
+		buf.free()
+		return nil
+	}
+	st.spendLocked(n).put(buf.b[:])
+	buf.n = headerSize + n
+	if s.mu.writing {
+		st.queueBulkLocked(buf)
+		return nil
+	}
+	err := s.inlineLocked(buf.b[:buf.n], nil)
+	buf.free()
+	return err
+}
+
+// ReadFrom sends all that r has until its end, reading into the buffers that are
+// sent.
+func (st *Stream) ReadFrom(r io.Reader) (int64, error) {
+	read := readerInto(r)
+	total := int64(0)
+	for {
+		limit, err := st.roomToRead()
+		if err != nil {
+			return total, err
+		}
+		buf, n, rerr := read(limit)
+		if n > 0 {
+			sent, err := st.sendBuf(buf, n)
+			total += int64(sent)
+			if err != nil {
+				return total, err
+			}
+		} else if buf != nil {
+			buf.free()
+		}
+		if rerr == io.EOF { //nolint:errorlint // as io.Reader has it
+			return total, nil
+		}
+		if rerr != nil {
+			return total, rerr
+		}
+	}
+}
+
+// roomToRead waits until bytes could be sent and returns how many. So a stream that
+// can't send holds no buffer.
+func (st *Stream) roomToRead() (int, error) {
+	st.session.mu.Lock()
+	defer st.session.mu.Unlock()
+	err := st.roomLocked(maxPayload)
+	return min(int(st.send.window), maxPayload), err
+}
+
+func (st *Stream) sendBuf(buf *sendBuf, n int) (int, error) {
+	st.session.mu.Lock()
+	defer st.session.mu.Unlock()
+	return st.sendBufLocked(buf, n)
+}
+
+// plainReader reads into a buffer behind the place for a header.
+func plainReader(r io.Reader) func(limit int) (*sendBuf, int, error) {
+	return func(limit int) (*sendBuf, int, error) {
+		buf := newSendBuf()
+		n, err := r.Read(buf.b[headerSize : headerSize+limit])
+		return buf, n, err
+	}
+}
+
+func (st *Stream) queueLightLocked(p []byte) {
+	s := st.session
+	if s.mu.light == nil {
+		s.mu.light = newSendBuf()
+	}
+	b := s.mu.light
+	st.spendLocked(len(p)).put(b.b[b.n:])
+	b.n += headerSize
+	b.n += copy(b.b[b.n:], p)
+	st.markLightLocked()
+}
+
+func (st *Stream) markLightLocked() {
+	st.send.queued++
+	st.send.bulk = false
+	st.session.mu.lightOf = append(st.session.mu.lightOf, st)
+}
+
+func (st *Stream) queueBulkLocked(buf *sendBuf) {
+	s := st.session
+	buf.stream = st
+	if s.mu.last == nil {
+		s.mu.bulk = buf
+	} else {
+		s.mu.last.next = buf
+	}
+	s.mu.last = buf
+	s.mu.bulkBytes += buf.n
+	st.send.queued++
+	st.send.bulk = true
+}
+
+// controlLocked queues a frame that passes all others.
+func (s *Session) controlLocked(h header) {
+	s.mu.control = h.appendTo(s.mu.control)
+	s.kickLocked()
+}
+
+// kickLocked sees to it that somebody sends what is queued.
+func (s *Session) kickLocked() {
+	if s.mu.writing || s.mu.err != nil {
+		return
+	}
+	s.mu.writing = true
+	s.tasks.Go(s.drain)
+}
+
+// sendFINLocked ends st's direction behind its frames.
+func (s *Session) sendFINLocked(st *Stream) {
+	s.orderedLocked(st, header{kind: typeData, flags: st.takeFlagsLocked() | flagFIN, stream: st.id})
+}
+
+// sendRSTLocked resets st at the other side, unless that has never heard of it.
+func (s *Session) sendRSTLocked(st *Stream) {
+	if st.takeFlagsLocked()&flagSYN != 0 {
+		return
+	}
+	s.orderedLocked(st, header{kind: typeWindow, flags: flagRST, stream: st.id})
+}
+
+// orderedLocked queues a frame without payload behind the frames of its stream.
+func (s *Session) orderedLocked(st *Stream, h header) {
+	if s.mu.err != nil {
+		return
+	}
+	switch {
+	case st.send.queued == 0:
+		s.mu.control = h.appendTo(s.mu.control)
+	case !st.send.bulk && s.mu.light != nil && s.mu.light.n+headerSize <= len(s.mu.light.b):
+		h.put(s.mu.light.b[s.mu.light.n:])
+		s.mu.light.n += headerSize
+	default:
+		buf := newSendBuf()
+		h.put(buf.b[:])
+		buf.n = headerSize
+		st.queueBulkLocked(buf)
+	}
+	s.kickLocked()
+}
+
+// credit tells the other side that it may send n bytes more on st.
+func (s *Session) credit(st *Stream, n uint32) {
+	if n == 0 {
+		return
+	}
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	if s.mu.streams[st.id] != st || st.send.peerFIN {
+		return
+	}
+	s.controlLocked(header{kind: typeWindow, flags: st.takeFlagsLocked(), stream: st.id, length: n})
+}
+
+// inlineLocked sends a frame from the caller's goroutine, without blocking. The
+// lock is released meanwhile. What the connection doesn't take is left to a
+// drainer.
+func (s *Session) inlineLocked(head, body []byte) error {
+	s.mu.writing = true
+	s.mu.Unlock()
+	n, done, err := s.wire.try(head, body)
+	s.bytesOut.Add(int64(n))
+	var rest *sendBuf
+	if err == nil && n < len(head)+len(body) {
+		rest = newSendBuf()
+		if n < len(head) {
+			rest.n = copy(rest.b[:], head[n:])
+			n = len(head)
+		}
+		rest.n += copy(rest.b[rest.n:], body[n-len(head):])
+	}
+	if err != nil {
+		err = fmt.Errorf("yamux: write to connection: %w", err)
+		s.end(err)
+	}
+	s.mu.Lock()
+	s.mu.rest = rest
+	if s.mu.err != nil {
+		return s.mu.err
+	}
+	if !done || len(s.mu.control) > 0 || s.mu.light != nil || s.mu.bulk != nil {
+		s.tasks.Go(s.drain)
+		return nil
+	}
+	s.idleLocked()
+	return nil
+}
+
+// idleLocked gives up the writing side.
+func (s *Session) idleLocked() {
+	s.mu.writing = false
+	s.mu.batchLimit = maxBatch
+	s.grantLocked()
+	s.checkDrainedLocked()
+}
+
+// drain sends until nothing is queued.
+func (s *Session) drain() {
+	var batch batch
+	waited, err := s.wire.send(nil) // what an inline frame left
+	for err == nil && s.gather(&batch, waited) {
+		waited, err = s.wire.send(batch.bufs)
+		s.bytesOut.Add(int64(batch.bytes))
+		s.release(&batch)
+	}
+	if err != nil {
+		s.end(fmt.Errorf("yamux: write to connection: %w", err))
+	}
+}
+
+// batch is what goes out in one call.
+type batch struct {
+	bufs    [][]byte
+	bytes   int
+	control []byte
+	free    *sendBuf // list
+}
+
+func (b *batch) add(p []byte) {
+	b.bufs = append(b.bufs, p)
+	b.bytes += len(p)
+}
+
+func (b *batch) addBuf(buf *sendBuf) {
+	b.add(buf.b[:buf.n])
+	buf.next, b.free = b.free, buf
+}
+
+// gather fills the batch from the queues. With nothing to send, or at the end of
+// the session, it gives up the writing side and returns false.
+func (s *Session) gather(b *batch, waited bool) bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	o := &s.mu.outbox
+	if s.mu.err != nil {
+		return false
+	}
+	if waited {
+		o.batchLimit = minBatch
+	} else {
+		o.batchLimit = min(2*o.batchLimit, maxBatch)
+	}
+	b.bufs, b.bytes, b.free = o.bufs[:0], 0, nil
+	if o.rest != nil {
+		b.addBuf(o.rest)
+		o.rest = nil
+	}
+	if len(o.control) > 0 {
+		b.add(o.control)
+		b.control, o.control, o.sparing = o.control, o.sparing[:0], nil
+	}
+	if o.light != nil {
+		b.addBuf(o.light)
+		o.light = nil
+		for _, st := range o.lightOf {
+			st.leftQueueLocked()
+		}
+		clear(o.lightOf)
+		o.lightOf = o.lightOf[:0]
+	}
+	for first := true; o.bulk != nil && (first || b.bytes+o.bulk.n <= o.batchLimit); first = false {
+		buf := o.bulk
+		if o.bulk = buf.next; o.bulk == nil {
+			o.last = nil
+		}
+		o.bulkBytes -= buf.n
+		buf.stream.leftQueueLocked()
+		b.addBuf(buf)
+	}
+	if b.bytes == 0 {
+		o.shrink()
+		s.idleLocked()
+		return false
+	}
+	s.grantLocked()
+	return true
+}
+
+// shrink gives up storage that grew large, so that an idle session holds little.
+func (o *outbox) shrink() {
+	if cap(o.control)+cap(o.sparing) > 1<<10 {
+		o.control, o.sparing = nil, nil
+	}
+	if cap(o.bufs)+cap(o.lightOf) > 1<<6 {
+		o.bufs, o.lightOf = nil, nil
+	}
+}
+
+// leftQueueLocked notes that one of the stream's frames is on its way.
+func (st *Stream) leftQueueLocked() {
+	st.send.queued--
+	st.send.cond.Broadcast()
+}
+
+// release gives the batch's buffers back.
+func (s *Session) release(b *batch) {
+	for b.free != nil {
+		buf := b.free
+		b.free = buf.next
+		buf.free()
+	}
+	clear(b.bufs)
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.bufs, b.bufs = b.bufs, nil
+	if b.control != nil {
+		s.mu.sparing, b.control = b.control, nil
+	}
+}

@@ -12,7 +12,7 @@ import (
 
 // Stream is one bidirectional byte stream of a link. Close after a clean end in
 // both directions releases it; Reset ends it at once and the other side sees
-// ECONNRESET.
+// ECONNRESET, behind what was written before.
 type Stream interface {
 	net.Conn
 	CloseWrite() error
@@ -73,7 +73,13 @@ func (l *Link) Run(ctx context.Context) error { return l.mux.run(ctx) }
 func (l *Link) Open(ctx context.Context) (Stream, error) { return l.mux.open(ctx) }
 
 // Accept waits for a stream that the other side opens.
-func (l *Link) Accept(ctx context.Context) (Stream, error) { return l.mux.accept(ctx) }
+func (l *Link) Accept(ctx context.Context) (Stream, error) {
+	s, err := l.mux.accept(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &heldReset{Stream: s}, nil
+}
 
 // Close ends the link and all its streams at once.
 func (l *Link) Close() error { return l.mux.close() }

@@ -121,7 +121,7 @@ func (e *Edge) Close() error {
 
 // CloseIdle ends the streams that are kept for HTTP requests to come. An agent that
 // gave its names back waits for them.
-func (e *Edge) CloseIdle() { e.proxy.close() }
+func (e *Edge) CloseIdle() { e.proxy.closeIdle() }
 
 // accept serves each connection of l in a goroutine of its own until l is closed, and
 // returns when all have ended.

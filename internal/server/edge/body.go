@@ -1,0 +1,49 @@
+package edge
+
+import (
+	"io"
+	"net/http"
+	"sync/atomic"
+
+	"golang.org/x/net/http/httpguts"
+)
+
+// requestBody is a visitor's body on its way to the upstream.
+type requestBody struct {
+	io.Reader
+	visitor  *http.Request // as the server made it: its Trailer is filled in at the end of the body
+	trailers http.Header   // of the upstream's request, sent after the body; nil: none
+	failed   atomic.Bool   // the visitor's body could not be read
+}
+
+func (b *requestBody) Read(p []byte) (int, error) {
+	n, err := b.Reader.Read(p)
+	switch {
+	case err == io.EOF: //nolint:errorlint // io.Reader returns it bare
+		if b.trailers != nil {
+			copyTrailers(b.trailers, b.visitor.Trailer, true)
+		}
+	case err != nil:
+		b.failed.Store(true)
+	}
+	return n, err
+}
+
+// Close leaves the visitor's body alone: Transport closes a body also when it has not
+// sent a byte of it, and the request may still find another route.
+func (b *requestBody) Close() error { return nil }
+
+// copyTrailers copies names, and values if asked for, except those that have no place
+// in a trailer (RFC 9110, section 6.5.1) and those that the edge owns: an upstream may
+// merge trailers into headers.
+func copyTrailers(to, from http.Header, values bool) {
+	for k, vv := range from {
+		if !httpguts.ValidTrailerHeader(k) || isOwned(k) {
+			continue
+		}
+		if !values {
+			vv = nil
+		}
+		to[k] = vv
+	}
+}

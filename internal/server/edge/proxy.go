@@ -27,6 +27,7 @@ import (
 // another agent than the name does.
 type proxy struct {
 	registry *registry.Registry
+	streams  *tally.Tally // counts the open ones
 	log      *slog.Logger
 	reverse  httputil.ReverseProxy
 	h1, h2c  *http.Transport
@@ -70,8 +71,8 @@ type destination struct {
 
 type destinationKey struct{}
 
-func newProxy(reg *registry.Registry, log *slog.Logger) *proxy {
-	p := &proxy{registry: reg, log: log}
+func newProxy(reg *registry.Registry, streams *tally.Tally, log *slog.Logger) *proxy {
+	p := &proxy{registry: reg, streams: streams, log: log}
 	transport := func(idle time.Duration, protocols func(*http.Protocols)) *http.Transport {
 		t := &http.Transport{
 			DialContext:           p.dial,
@@ -272,7 +273,7 @@ func (p *proxy) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	if err != nil {
 		return nil, err
 	}
-	return newUpstreamConn(s, &p.lingers), nil
+	return newUpstreamConn(s, p.streams, &p.lingers), nil
 }
 
 // fail answers a request that no upstream answered.

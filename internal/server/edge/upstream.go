@@ -25,26 +25,42 @@ import (
 type upstreamConn struct {
 	net.Conn
 	user    atomic.Pointer[passage] // whose exchange is under way; nil while idle
-	ended   chan struct{}           // closed when there is nothing more to read
-	once    sync.Once
 	closing sync.Once
-	lingers *tally.Tally
+	closed  chan struct{}
+	streams *tally.Tally // that this one is counted in until it is closed
+	lingers *tally.Tally // that it is counted in while it waits for the upstream to close
+
+	reading sync.Mutex // held in Read: a stream has one reader at a time
+	once    sync.Once
+	ended   chan struct{} // closed when Read has failed
+	err     error         // why; valid when ended is closed
 }
 
 // linger is how long an idle stream that was closed here may take to be closed by the
 // upstream too.
 const linger = time.Second
 
-func newUpstreamConn(s net.Conn, lingers *tally.Tally) *upstreamConn {
-	return &upstreamConn{Conn: s, ended: make(chan struct{}), lingers: lingers}
+func newUpstreamConn(s net.Conn, streams, lingers *tally.Tally) *upstreamConn {
+	streams.Enter()
+	return &upstreamConn{Conn: s, closed: make(chan struct{}), ended: make(chan struct{}), streams: streams, lingers: lingers}
 }
 
-func (c *upstreamConn) end() { c.once.Do(func() { close(c.ended) }) }
-
 func (c *upstreamConn) Read(p []byte) (int, error) {
+	c.reading.Lock()
+	defer c.reading.Unlock()
 	n, err := c.Conn.Read(p)
+	if err == nil {
+		select {
+		case <-c.closed:
+			err = net.ErrClosed // nobody asked for these bytes
+		default:
+		}
+	}
 	if err != nil {
-		c.end()
+		c.once.Do(func() {
+			c.err = err
+			close(c.ended)
+		})
 	}
 	return n, err
 }
@@ -53,14 +69,42 @@ func (c *upstreamConn) Read(p []byte) (int, error) {
 func (c *upstreamConn) Write(p []byte) (int, error) {
 	n, err := c.Conn.Write(p)
 	if err != nil {
-		<-c.ended
+		c.waitEnd()
 	}
 	return n, err
 }
 
-// ReadFrom keeps the multiplexer's way of filling its own buffers.
+// ReadFrom is Write for all of r. It keeps the multiplexer's way of filling its own
+// buffers.
 func (c *upstreamConn) ReadFrom(r io.Reader) (int64, error) {
-	n, err := io.Copy(struct{ io.Writer }{c}, r)
+	rf, ok := c.Conn.(io.ReaderFrom)
+	if !ok {
+		return io.Copy(struct{ io.Writer }{c}, r)
+	}
+	source := &noted{Reader: r}
+	n, err := rf.ReadFrom(source)
+	if err != nil && !source.failed {
+		c.waitEnd()
+	}
+	return n, err
+}
+
+func (c *upstreamConn) waitEnd() {
+	select {
+	case <-c.ended:
+	case <-c.closed:
+	}
+}
+
+// noted tells the failure of a reader from that of the writer.
+type noted struct {
+	io.Reader
+	failed bool
+}
+
+func (r *noted) Read(p []byte) (int, error) {
+	n, err := r.Reader.Read(p)
+	r.failed = r.failed || (err != nil && err != io.EOF) //nolint:errorlint // io.Reader returns it bare
 	return n, err
 }
 
@@ -71,27 +115,39 @@ func (c *upstreamConn) CloseWrite() error { return splice.CloseWrite(c.Conn) }
 // the upstream has a moment to answer.
 func (c *upstreamConn) Close() error {
 	c.closing.Do(func() {
-		c.end()
+		close(c.closed)
 		if c.user.Load() != nil {
 			splice.Reset(c.Conn)
+			c.streams.Leave()
 			return
 		}
 		c.lingers.Enter()
 		go func() {
 			defer c.lingers.Leave()
-			_ = c.SetDeadline(time.Now().Add(linger))
-			err := splice.CloseWrite(c.Conn)
-			if err == nil {
-				_, err = c.Conn.Read(make([]byte, 1))
-			}
-			if err == io.EOF { //nolint:errorlint // the orderly end (io.Reader)
-				_ = c.Conn.Close()
-				return
-			}
-			splice.Reset(c.Conn)
+			defer c.streams.Leave()
+			c.linger()
 		}()
 	})
 	return nil
+}
+
+func (c *upstreamConn) linger() {
+	_ = c.SetDeadline(time.Now().Add(linger))
+	if splice.CloseWrite(c.Conn) != nil {
+		splice.Reset(c.Conn)
+		return
+	}
+	// Transport reads on from an idle connection, so that its Read sees the end.
+	if c.reading.TryLock() {
+		c.reading.Unlock()
+		_, _ = c.Read(make([]byte, 1))
+	}
+	<-c.ended
+	if c.err == io.EOF { //nolint:errorlint // the orderly end (io.Reader)
+		_ = c.Conn.Close()
+		return
+	}
+	splice.Reset(c.Conn)
 }
 
 // withExchange lets pass be the user of the connection it gets, until the connection is

@@ -405,7 +405,87 @@ func TestVisitorErrors(t *testing.T) {
 	expect("TRACE", url, 405, "method_refused", "-X", "TRACE")
 
 	agent.kill()
-	expect("agent gone", url, 503, "endpoint_offline")
+	if got := expect("agent gone", url, 503, "endpoint_offline"); !strings.Contains(strings.ToLower(got), "retry-after: ") {
+		t.Errorf("no Retry-After: %s", got)
+	}
+}
+
+// TestVisitorsWaitForTheirAgent: HTTP visitors who come, and one who is being served,
+// while the agent is killed.
+func TestVisitorsWaitForTheirAgent(t *testing.T) {
+	up := newUpstream(t)
+	n := startServer(t, "--grace", "60s")
+	home := t.TempDir()
+	agent := n.agent(home, "http", up.port(), "--name", "app")
+	l, _ := agent.wait(0, "online", online)
+	url := l.str("url")
+	client := n.visitor(true)
+
+	pr, pw := io.Pipe()
+	defer pw.Close()
+	req, err := http.NewRequestWithContext(t.Context(), http.MethodPost, url+"/slurp", pr)
+	check(t, err)
+	status := make(chan string, 1)
+	go func() {
+		res, err := client.Do(req)
+		if err != nil {
+			status <- err.Error()
+			return
+		}
+		_ = res.Body.Close()
+		status <- res.Status + " " + res.Header.Get("Culvert-Error")
+	}()
+	_, err = pw.Write([]byte("start"))
+	check(t, err)
+	waitFor(t, up.started, "the upload to begin")
+	agent.kill()
+	n.wait(0, "the loss noticed", msg("agent disconnected"))
+	_ = pw.Close()
+	if got := <-status; got != "503 Service Unavailable endpoint_offline" {
+		t.Errorf("who was being served got %q", got)
+	}
+
+	const visitors = 20
+	got := make(chan string, visitors)
+	for range visitors {
+		go func() {
+			res, err := client.Get(url + "/hello")
+			if err != nil {
+				got <- err.Error()
+				return
+			}
+			b, _ := io.ReadAll(res.Body)
+			_ = res.Body.Close()
+			got <- string(b)
+		}()
+	}
+	n.agent(home, "http", up.port(), "--name", "app").wait(0, "online", online)
+	for range visitors {
+		if b := <-got; !strings.HasPrefix(b, "hello GET") {
+			t.Errorf("who waited got %q", b)
+		}
+	}
+}
+
+func TestPlainOnly(t *testing.T) {
+	up := newUpstream(t)
+	n := startServer(t)
+	_, url := n.publish("http", up.port(), "--url", "http://plain.localhost")
+	if want := "http://plain.localhost" + n.http[strings.LastIndex(n.http, ":"):]; url != want {
+		t.Errorf("bound as %s, want %s", url, want)
+	}
+	if got := n.curl(url + "/hello"); !strings.HasPrefix(got, "hello GET plain.localhost") {
+		t.Errorf("got %q", got)
+	}
+	secure := "https://plain.localhost" + n.https[strings.LastIndex(n.https, ":"):]
+	if got := n.curl("-i", secure+"/hello"); !strings.Contains(got, "404") || !strings.Contains(got, "endpoint_not_found") {
+		t.Errorf("on the TLS port: %s", got)
+	}
+	_, app := n.publish("http", up.port(), "--name", "app", "--redirect")
+	got := n.curl("-i", n.plainURL(app)+"/hello?a=b;c")
+	if !strings.HasPrefix(got, "HTTP/1.1 308 ") || !strings.Contains(got, "Location: "+app+"/hello?a=b;c\r\n") {
+		t.Errorf("redirect: %s", got)
+	}
 }
 
 // dead is an address where nothing listens.

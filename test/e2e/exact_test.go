@@ -85,6 +85,9 @@ func (x *exact) answer(c *net.TCPConn, r *bufio.Reader, head string) bool {
 		}
 		x.bodies <- body.String()
 		say("HTTP/1.1 200 OK\r\nContent-Length: 2\r\n\r\nok")
+	case "/die":
+		_, _ = io.ReadFull(r, make([]byte, 5))
+		return false
 	case "/refuse":
 		say("HTTP/1.1 413 Too Large\r\nContent-Length: 8\r\n\r\ntoo much")
 		return false // with the upload unread: the kernel makes a reset of it
@@ -240,6 +243,16 @@ func TestHTTPExactly(t *testing.T) {
 	})
 	t.Run("expectations", func(t *testing.T) { testExpectations(t, n, x, plain) })
 	t.Run("an upload refused", func(t *testing.T) { testRefusedUpload(t, n, url) })
+	t.Run("an upload that pauses while the upstream dies", func(t *testing.T) {
+		for _, secure := range []bool{false, true} {
+			c := n.raw("app.localhost", secure)
+			_, err := io.WriteString(c, "POST /die HTTP/1.1\r\nHost: app.localhost\r\nContent-Length: 1000000\r\n\r\nstart")
+			check(t, err)
+			if head, err := readHead(bufio.NewReader(c)); err != nil || !strings.HasPrefix(head, "HTTP/1.1 502 ") || !strings.Contains(head, "upstream_closed") {
+				t.Errorf("got %s, %v", head, err)
+			}
+		}
+	})
 	t.Run("aborts by the visitor", func(t *testing.T) { testVisitorAborts(t, n, x, url) })
 	t.Run("answers broken off", func(t *testing.T) { testBrokenAnswers(t, n, url) })
 	t.Run("a keep-alive time-out between requests", func(t *testing.T) { testStale(t, n, x, url) })

@@ -440,7 +440,7 @@ func TestVisitorsWaitForTheirAgent(t *testing.T) {
 	waitFor(t, up.started, "the upload to begin")
 	agent.kill()
 	n.wait(0, "the loss noticed", msg("agent disconnected"))
-	_ = pw.Close()
+	// Who pauses in the middle of his upload is told, too.
 	if got := <-status; got != "503 Service Unavailable endpoint_offline" {
 		t.Errorf("who was being served got %q", got)
 	}

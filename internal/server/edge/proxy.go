@@ -50,6 +50,41 @@ type passage struct {
 	writer  http.ResponseWriter
 	body    *requestBody // nil: none
 	conn    atomic.Pointer[upstreamConn]
+
+	mu struct {
+		sync.Mutex
+		answered bool  // or over: nothing is to be done to the request any more
+		broken   error // why the stream ended before an answer
+	}
+}
+
+// settled says that the upstream has answered, or that the request is over.
+func (p *passage) settled() {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	p.mu.answered = true
+}
+
+// streamEnded gives up reading a body whose upstream can't take it any more. Transport
+// would wait for the visitor's next bytes before it said so, and he may wait for us.
+func (p *passage) streamEnded(err error) {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.answered || p.mu.broken != nil || p.body == nil {
+		return
+	}
+	p.mu.broken = err
+	_ = http.NewResponseController(p.writer).SetReadDeadline(time.Now())
+}
+
+// cause is err, or what lies behind it.
+func (p *passage) cause(err error) error {
+	p.mu.Lock()
+	defer p.mu.Unlock()
+	if p.mu.broken != nil {
+		return p.mu.broken
+	}
+	return err
 }
 
 // finished says that no more is to come of the exchange, so that its connection may be
@@ -126,9 +161,11 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, route *registry.Ro
 	}
 	// The upstream may answer while the body still comes; HTTP/2 does so anyway.
 	_ = http.NewResponseController(w).EnableFullDuplex()
-	ctx := context.WithValue(r.Context(), passageKey{}, &passage{route: route, visitor: v, request: r, writer: w})
+	pass := &passage{route: route, visitor: v, request: r, writer: w}
+	ctx := context.WithValue(r.Context(), passageKey{}, pass)
 	start := time.Now()
 	defer breakOff(r)
+	defer pass.settled()
 	p.reverse.ServeHTTP(w, r.WithContext(ctx))
 	if !p.isLive(route) {
 		p.closeIdle() // the stream went back to the pool after its agent had left
@@ -228,6 +265,7 @@ func (p *proxy) RoundTrip(r *http.Request) (*http.Response, error) {
 		ctx := context.WithValue(withExchange(r.Context(), pass), destinationKey{}, destination{pass.route, pass.visitor})
 		res, err := p.transport(r, pass.route).RoundTrip(r.WithContext(ctx))
 		if err == nil {
+			pass.settled()
 			if res.Close {
 				pass.finished() // the connection ends with the answer
 			}
@@ -278,18 +316,19 @@ func (p *proxy) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 
 // fail answers a request that no upstream answered.
 func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
-	if r.Context().Err() != nil {
+	pass := passageOf(r.Context())
+	cause := pass.cause(err)
+	if cause == err && r.Context().Err() != nil { //nolint:errorlint // the very same
 		panic(http.ErrAbortHandler) // the visitor is gone, or the server is closing: nobody to tell
 	}
-	code := codeOf(err)
-	pass := passageOf(r.Context())
+	code := codeOf(cause)
 	switch {
-	case pass.body != nil && pass.body.failed.Load():
+	case cause == err && pass.body != nil && pass.body.failed.Load(): //nolint:errorlint // the very same
 		code = tunnel.CodeBadRequest
 	case code == tunnel.CodeUpstreamClosed && !p.isLive(pass.route):
 		code = tunnel.CodeEndpointOffline // it was the agent that broke off
 	}
-	p.log.Debug("request not served", "visitor", pass.visitor.ID, "endpoint", pass.route.ID, "code", code, "error", err)
+	p.log.Debug("request not served", "visitor", pass.visitor.ID, "endpoint", pass.route.ID, "code", code, "error", cause)
 	writeError(w, r, code)
 }
 

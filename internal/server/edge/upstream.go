@@ -49,17 +49,22 @@ func (c *upstreamConn) Read(p []byte) (int, error) {
 	c.reading.Lock()
 	defer c.reading.Unlock()
 	n, err := c.Conn.Read(p)
-	if err == nil {
-		select {
-		case <-c.closed:
+	closed := false
+	select {
+	case <-c.closed:
+		closed = true
+		if err == nil {
 			err = net.ErrClosed // nobody asked for these bytes
-		default:
 		}
+	default:
 	}
 	if err != nil {
 		c.once.Do(func() {
 			c.err = err
 			close(c.ended)
+			if p := c.user.Load(); p != nil && !closed {
+				p.streamEnded(err)
+			}
 		})
 	}
 	return n, err

@@ -14,9 +14,9 @@ type heldReset struct {
 	wrote atomic.Int64 // Unix nanoseconds of the last Write's end
 }
 
-// hold is far above the time in which a reader is woken, and short enough to be a reset
-// "at once".
-const hold = 20 * time.Millisecond
+// hold is far above the time in which a reader is woken and gets through a busy link's
+// queue with its window update, also on a machine that has no time for either.
+const hold = 100 * time.Millisecond
 
 func (s *heldReset) Write(p []byte) (int, error) {
 	n, err := s.Stream.Write(p)

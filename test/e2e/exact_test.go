@@ -99,7 +99,7 @@ func (x *exact) answer(c *net.TCPConn, r *bufio.Reader, head string) bool {
 		}
 		_ = c.SetReadDeadline(time.Time{})
 		if strings.Contains(head, "?no") {
-			say("HTTP/1.1 417 No\r\nContent-Length: 2\r\n\r\nno")
+			say("HTTP/1.1 417 No\r\nContent-Length: 1000000\r\n\r\n" + strings.Repeat("no", 500_000))
 			_, err := r.ReadByte()
 			x.ends <- err // the body must never come
 			return false
@@ -280,8 +280,9 @@ func testExpectations(t *testing.T, n *node, x *exact, plain string) {
 	if head, err := readHead(r); err != nil || !strings.HasPrefix(head, "HTTP/1.1 200 ") {
 		t.Errorf("after the body: %s, %v", head, err)
 	}
-	if _, _, head := ask("no"); !strings.HasPrefix(head, "HTTP/1.1 417 ") {
-		t.Errorf("instead of 417: %s", head)
+	_, r, head = ask("no")
+	if n, err := io.CopyN(io.Discard, r, 1_000_000); err != nil || !strings.HasPrefix(head, "HTTP/1.1 417 ") {
+		t.Errorf("instead of 417 and all of its page: %s, %d bytes, %v", head, n, err)
 	}
 	select {
 	case err := <-x.ends:

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"errors"
 	"io"
 	"net/http"
 	"sync/atomic"
@@ -14,9 +15,19 @@ type requestBody struct {
 	visitor  *http.Request // as the server made it: its Trailer is filled in at the end of the body
 	trailers http.Header   // of the upstream's request, sent after the body; nil: none
 	failed   atomic.Bool   // the visitor's body could not be read
+	// await, if set, is asked before the first Read, which tells the visitor to go on (100).
+	await func() error
 }
 
+var errNotWanted = errors.New("body not wanted")
+
 func (b *requestBody) Read(p []byte) (int, error) {
+	if b.await != nil {
+		if err := b.await(); err != nil {
+			return 0, err
+		}
+		b.await = nil
+	}
 	n, err := b.Reader.Read(p)
 	switch {
 	case err == io.EOF: //nolint:errorlint // io.Reader returns it bare
@@ -32,6 +43,19 @@ func (b *requestBody) Read(p []byte) (int, error) {
 // Close leaves the visitor's body alone: Transport closes a body also when it has not
 // sent a byte of it, and the request may still find another route.
 func (b *requestBody) Close() error { return nil }
+
+// oneContinue leaves the 100 to the reading of the body, which the upstream's own 100 sets
+// off; ReverseProxy would pass that on as a second one.
+type oneContinue struct{ http.ResponseWriter }
+
+func (w oneContinue) WriteHeader(status int) {
+	if status != http.StatusContinue {
+		w.ResponseWriter.WriteHeader(status)
+	}
+}
+
+// Unwrap is for http.ResponseController.
+func (w oneContinue) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // copyTrailers copies names, and values if asked for, except those that have no place
 // in a trailer (RFC 9110, section 6.5.1) and those that the edge owns: an upstream may

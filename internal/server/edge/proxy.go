@@ -11,7 +11,6 @@ import (
 	"net/url"
 	"strings"
 	"sync"
-	"sync/atomic"
 	"time"
 
 	"github.com/culvert-tunnel/culvert/internal/endpoint"
@@ -41,59 +40,6 @@ type proxy struct {
 // youth is how long a stream may be idle and still take a request that must not be
 // sent twice.
 const youth = time.Second
-
-// passage is what belongs to one request on its way.
-type passage struct {
-	route   *registry.Route
-	visitor endpoint.Visitor
-	request *http.Request // the server's own
-	writer  http.ResponseWriter
-	body    *requestBody // nil: none
-	conn    atomic.Pointer[upstreamConn]
-
-	mu struct {
-		sync.Mutex
-		answered bool  // or over: nothing is to be done to the request any more
-		broken   error // why the stream ended before an answer
-	}
-}
-
-// settled says that the upstream has answered, or that the request is over.
-func (p *passage) settled() {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	p.mu.answered = true
-}
-
-// streamEnded gives up reading a body whose upstream can't take it any more. Transport
-// would wait for the visitor's next bytes before it said so, and he may wait for us.
-func (p *passage) streamEnded(err error) {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.mu.answered || p.mu.broken != nil || p.body == nil {
-		return
-	}
-	p.mu.broken = err
-	_ = http.NewResponseController(p.writer).SetReadDeadline(time.Now())
-}
-
-// cause is err, or what lies behind it.
-func (p *passage) cause(err error) error {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	if p.mu.broken != nil {
-		return p.mu.broken
-	}
-	return err
-}
-
-// finished says that no more is to come of the exchange, so that its connection may be
-// closed in order.
-func (p *passage) finished() {
-	if c := p.conn.Load(); c != nil {
-		c.user.CompareAndSwap(p, nil)
-	}
-}
 
 type passageKey struct{}
 
@@ -161,12 +107,13 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, route *registry.Ro
 	}
 	// The upstream may answer while the body still comes; HTTP/2 does so anyway.
 	_ = http.NewResponseController(w).EnableFullDuplex()
-	pass := &passage{route: route, visitor: v, request: r, writer: w}
+	pass := &passage{route: route, visitor: v, request: r, writer: w, over: make(chan struct{})}
 	ctx := context.WithValue(r.Context(), passageKey{}, pass)
 	start := time.Now()
 	defer breakOff(r)
+	defer close(pass.over)
 	defer pass.settled()
-	p.reverse.ServeHTTP(w, r.WithContext(ctx))
+	p.reverse.ServeHTTP(oneContinue{w}, r.WithContext(ctx))
 	if !p.isLive(route) {
 		p.closeIdle() // the stream went back to the pool after its agent had left
 	}
@@ -216,6 +163,9 @@ func rewrite(pr *httputil.ProxyRequest) {
 	out.Trailer = nil
 	if out.Body != nil {
 		body := &requestBody{Reader: out.Body, visitor: pass.request}
+		if out.Header.Get("Expect") != "" {
+			body.await = pass.awaitBody
+		}
 		if out.ContentLength < 0 || len(pr.In.Trailer) > 0 {
 			out.ContentLength = -1 // trailers need chunks
 			body.trailers = make(http.Header)
@@ -274,7 +224,7 @@ func (p *proxy) RoundTrip(r *http.Request) (*http.Response, error) {
 			}
 			return res, nil
 		}
-		if !errors.Is(err, registry.ErrSessionGone) {
+		if _, notSent := errors.AsType[*openError](err); !notSent || !errors.Is(err, registry.ErrSessionGone) {
 			return nil, err
 		}
 		route, err := p.registry.LookupAfter(r.Context(), pass.route.Name, pass.route)
@@ -304,12 +254,17 @@ func (p *proxy) transport(r *http.Request, route *registry.Route) *http.Transpor
 	return p.young
 }
 
+// openError says that a stream was not opened, so that nothing was sent.
+type openError struct{ error }
+
+func (e *openError) Unwrap() error { return e.error }
+
 // dial opens a stream in place of a connection.
 func (p *proxy) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	to, _ := ctx.Value(destinationKey{}).(destination)
 	s, err := to.route.Open(ctx, to.visitor, nil)
 	if err != nil {
-		return nil, err
+		return nil, &openError{err}
 	}
 	return newUpstreamConn(s, p.streams, &p.lingers), nil
 }
@@ -322,11 +277,8 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 		panic(http.ErrAbortHandler) // the visitor is gone, or the server is closing: nobody to tell
 	}
 	code := codeOf(cause)
-	switch {
-	case cause == err && pass.body != nil && pass.body.failed.Load(): //nolint:errorlint // the very same
+	if cause == err && pass.body != nil && pass.body.failed.Load() { //nolint:errorlint // the very same
 		code = tunnel.CodeBadRequest
-	case code == tunnel.CodeUpstreamClosed && !p.isLive(pass.route):
-		code = tunnel.CodeEndpointOffline // it was the agent that broke off
 	}
 	p.log.Debug("request not served", "visitor", pass.visitor.ID, "endpoint", pass.route.ID, "code", code, "error", cause)
 	writeError(w, r, code)

@@ -4,7 +4,9 @@ import (
 	"context"
 	"io"
 	"net"
+	"net/http"
 	"net/http/httptrace"
+	"net/textproto"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -165,6 +167,12 @@ func withExchange(ctx context.Context, pass *passage) context.Context {
 				pass.conn.Store(c)
 			}
 		},
+		GotFirstResponseByte: func() { pass.responds(0) },
+		Got1xxResponse: func(code int, _ textproto.MIMEHeader) error {
+			pass.responds(code)
+			return nil
+		},
+		Got100Continue: func() { pass.responds(http.StatusContinue) },
 		PutIdleConn: func(err error) {
 			if err == nil {
 				pass.finished()

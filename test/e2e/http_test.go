@@ -390,9 +390,8 @@ func TestVisitorErrors(t *testing.T) {
 	}
 	expect("upstream down", url, 502, "upstream_refused")
 	expect("upstream down again", url, 502, "upstream_refused")
-	if down := agent.count(func(l logLine) bool { return strings.HasPrefix(l.str("msg"), "upstream is down") }); down != 1 {
-		t.Errorf("the agent said %d times that the upstream is down", down)
-	}
+	isDown := func(l logLine) bool { return strings.HasPrefix(l.str("msg"), "upstream is down") }
+	agent.wait(0, "down", isDown)
 	if got := expect("html", url, 502, "upstream_refused", "-H", "Accept: text/html,application/xhtml+xml,*/*;q=0.8"); !strings.Contains(got, "<!doctype html>") {
 		t.Errorf("no page: %s", got)
 	}
@@ -405,6 +404,9 @@ func TestVisitorErrors(t *testing.T) {
 	expect("TRACE", url, 405, "method_refused", "-X", "TRACE")
 
 	agent.kill()
+	if down := agent.count(isDown); down != 1 {
+		t.Errorf("the agent said %d times that the upstream is down", down)
+	}
 	if got := expect("agent gone", url, 503, "endpoint_offline"); !strings.Contains(strings.ToLower(got), "retry-after: ") {
 		t.Errorf("no Retry-After: %s", got)
 	}

@@ -219,6 +219,10 @@ func (p *proxy) RoundTrip(r *http.Request) (*http.Response, error) {
 			if res.Close {
 				pass.finished() // the connection ends with the answer
 			}
+			if v := pass.request; len(res.Trailer) > 0 && v.ProtoMajor == 1 && v.ProtoAtLeast(1, 1) && v.Method != http.MethodHead {
+				res.Header.Del("Content-Length") // HTTP/1.1 has trailers only behind chunks
+				res.ContentLength = -1
+			}
 			if res.StatusCode != http.StatusSwitchingProtocols {
 				pass.writer.Header()["Content-Type"] = nil // the upstream's or none, not a guess
 			}

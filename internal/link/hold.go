@@ -26,7 +26,7 @@ func (s *heldReset) Write(p []byte) (int, error) {
 
 func (s *heldReset) Reset() error {
 	if left := hold - time.Since(time.Unix(0, s.wrote.Load())); left > 0 {
-		time.Sleep(left)
+		time.Sleep(left) //nolint:forbidigo // go-yamux gives no sign that the other side has read
 	}
 	return s.Stream.Reset()
 }

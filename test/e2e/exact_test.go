@@ -131,7 +131,7 @@ func (x *exact) answer(c *net.TCPConn, r *bufio.Reader, head string) bool {
 		say("HTTP/1.1 200 OK\r\n\r\nwhole")
 		return false
 	case "/unasked":
-		say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: secret\r\n\r\nsecret")
+		say("HTTP/1.1 101 Switching Protocols\r\nConnection: Upgrade\r\nUpgrade: other\r\n\r\nsecret")
 		return false
 	case "/nothing":
 		return false

@@ -101,12 +101,12 @@ func TestTCPSemantics(t *testing.T) {
 		at := dead(t)
 		agent, url := n.publish("tcp", at)
 		down := func(l logLine) bool { return strings.HasPrefix(l.str("msg"), "upstream is down") }
-		visit := func() (string, error) {
-			b, err := io.ReadAll(dial(t, tcpAddress(url)))
-			return string(b), err
+		visit := func() error {
+			_, err := io.ReadAll(dial(t, tcpAddress(url)))
+			return err
 		}
 		for range 3 {
-			if _, err := visit(); !errors.Is(err, syscall.ECONNRESET) {
+			if err := visit(); !errors.Is(err, syscall.ECONNRESET) {
 				t.Errorf("the visitor saw %v", err)
 			}
 		}
@@ -133,7 +133,7 @@ func TestTCPSemantics(t *testing.T) {
 			check(t, c.Close())
 		}
 		check(t, l.Close())
-		if _, err := visit(); !errors.Is(err, syscall.ECONNRESET) {
+		if err := visit(); !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("the visitor saw %v", err)
 		}
 		back := msg("upstream is back")

@@ -30,7 +30,7 @@ func (b *requestBody) Read(p []byte) (int, error) {
 	}
 	n, err := b.Reader.Read(p)
 	switch {
-	case err == io.EOF: //nolint:errorlint // io.Reader returns it bare
+	case err == io.EOF:
 		if b.trailers != nil {
 			copyTrailers(b.trailers, b.visitor.Trailer, true)
 		}

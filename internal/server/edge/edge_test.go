@@ -301,8 +301,14 @@ func TestStreamsForOnce(t *testing.T) {
 		body   io.ReadCloser
 		want   *http.Transport
 	}{
-		{"GET", nil, p.h1}, {"HEAD", http.NoBody, p.h1}, {"OPTIONS", nil, p.h1},
-		{"GET", body, p.young}, {"POST", nil, p.young}, {"PUT", body, p.young}, {"DELETE", nil, p.young}, {"PATCH", body, p.young},
+		{"GET", nil, p.h1},
+		{"HEAD", http.NoBody, p.h1},
+		{"OPTIONS", nil, p.h1},
+		{"GET", body, p.young},
+		{"POST", nil, p.young},
+		{"PUT", body, p.young},
+		{"DELETE", nil, p.young},
+		{"PATCH", body, p.young},
 	} {
 		if got := p.transport(&http.Request{Method: c.method, Body: c.body}, route); got != c.want {
 			t.Errorf("%s, body %v: the wrong streams", c.method, c.body != nil)

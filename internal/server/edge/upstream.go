@@ -111,7 +111,7 @@ type noted struct {
 
 func (r *noted) Read(p []byte) (int, error) {
 	n, err := r.Reader.Read(p)
-	r.failed = r.failed || (err != nil && err != io.EOF) //nolint:errorlint // io.Reader returns it bare
+	r.failed = r.failed || (err != nil && err != io.EOF)
 	return n, err
 }
 

@@ -417,7 +417,7 @@ func testUpgrade(t *testing.T, n *node, x *exact) {
 	for _, secure := range []bool{false, true} {
 		for _, reset := range []bool{false, true} {
 			c := n.raw("app.localhost", secure)
-			_, err := io.WriteString(c, "GET /upgrade HTTP/1.1\r\nHost: app.localhost\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\n")
+			_, err := io.WriteString(c, "GET /upgrade HTTP/1.1\r\nHost: app.localhost\r\nConnection: keep-alive, Upgrade\r\nUpgrade: echo\r\n\r\nearly ")
 			check(t, err)
 			r := bufio.NewReader(c)
 			head, err := readHead(r)
@@ -427,8 +427,8 @@ func testUpgrade(t *testing.T, n *node, x *exact) {
 			}
 			_, err = io.WriteString(c, "first")
 			check(t, err)
-			got := make([]byte, 5)
-			if _, err := io.ReadFull(r, got); err != nil || string(got) != "first" {
+			got := make([]byte, 11)
+			if _, err := io.ReadFull(r, got); err != nil || string(got) != "early first" {
 				t.Fatalf("%q, %v", got, err)
 			}
 			if reset {

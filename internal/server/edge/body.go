@@ -1,12 +1,16 @@
 package edge
 
 import (
+	"bufio"
 	"errors"
 	"io"
+	"net"
 	"net/http"
 	"sync/atomic"
 
 	"golang.org/x/net/http/httpguts"
+
+	"github.com/culvert-tunnel/culvert/internal/splice"
 )
 
 // requestBody is a visitor's body on its way to the upstream.
@@ -44,18 +48,37 @@ func (b *requestBody) Read(p []byte) (int, error) {
 // sent a byte of it, and the request may still find another route.
 func (b *requestBody) Close() error { return nil }
 
-// oneContinue leaves the 100 to the reading of the body, which the upstream's own 100 sets
-// off; ReverseProxy would pass that on as a second one.
-type oneContinue struct{ http.ResponseWriter }
+// visitorWriter is the server's writer without two surprises for ReverseProxy.
+type visitorWriter struct{ http.ResponseWriter }
 
-func (w oneContinue) WriteHeader(status int) {
+// WriteHeader leaves the 100 to the reading of the body, which the upstream's own 100
+// sets off; ReverseProxy would pass that on as a second one.
+func (w visitorWriter) WriteHeader(status int) {
 	if status != http.StatusContinue {
 		w.ResponseWriter.WriteHeader(status)
 	}
 }
 
+// Hijack puts what the server has read already back before the connection: ReverseProxy
+// reads the connection alone.
+func (w visitorWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
+	c, rw, err := http.NewResponseController(w.ResponseWriter).Hijack()
+	if err != nil {
+		return nil, nil, err
+	}
+	if n := rw.Reader.Buffered(); n > 0 {
+		early := make([]byte, n)
+		if _, err := io.ReadFull(rw.Reader, early); err != nil {
+			_ = c.Close()
+			return nil, nil, err
+		}
+		c = splice.Prepend(c, early)
+	}
+	return c, rw, nil
+}
+
 // Unwrap is for http.ResponseController.
-func (w oneContinue) Unwrap() http.ResponseWriter { return w.ResponseWriter }
+func (w visitorWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // copyTrailers copies names, and values if asked for, except those that have no place
 // in a trailer (RFC 9110, section 6.5.1) and those that the edge owns: an upstream may

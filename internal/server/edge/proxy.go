@@ -113,7 +113,7 @@ func (p *proxy) serve(w http.ResponseWriter, r *http.Request, route *registry.Ro
 	defer breakOff(r)
 	defer close(pass.over)
 	defer pass.settled()
-	p.reverse.ServeHTTP(oneContinue{w}, r.WithContext(ctx))
+	p.reverse.ServeHTTP(visitorWriter{w}, r.WithContext(ctx))
 	if !p.isLive(route) {
 		p.closeIdle() // the stream went back to the pool after its agent had left
 	}

@@ -19,18 +19,17 @@ type requestBody struct {
 	visitor  *http.Request // as the server made it: its Trailer is filled in at the end of the body
 	trailers http.Header   // of the upstream's request, sent after the body; nil: none
 	failed   atomic.Bool   // the visitor's body could not be read
-	// await, if set, is asked before the first Read, which tells the visitor to go on (100).
-	await func() error
+	begin    func() error  // called before the first Read; nil afterwards
 }
 
 var errNotWanted = errors.New("body not wanted")
 
 func (b *requestBody) Read(p []byte) (int, error) {
-	if b.await != nil {
-		if err := b.await(); err != nil {
+	if b.begin != nil {
+		if err := b.begin(); err != nil {
 			return 0, err
 		}
-		b.await = nil
+		b.begin = nil
 	}
 	n, err := b.Reader.Read(p)
 	switch {

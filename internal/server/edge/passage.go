@@ -19,10 +19,12 @@ type passage struct {
 	body    *requestBody // nil: none
 	conn    atomic.Pointer[upstreamConn]
 	over    chan struct{} // closed when the request has been served
+	expects bool          // a 100 before the body is sent
 
 	mu struct {
 		sync.Mutex
 		answered   bool  // or over: nothing is to be done to the request any more
+		reading    bool  // the body
 		broken     error // why the stream ended before an answer
 		responding bool  // the first byte of an answer is here, and it was no 1xx as far as is known
 		continued  bool  // by a 100 of the upstream
@@ -53,29 +55,43 @@ func (p *passage) wantsBody() bool {
 	return p.mu.continued || (!p.mu.responding && !p.mu.answered && p.mu.broken == nil)
 }
 
-// awaitBody returns nil if a body may be asked for now. If not it keeps its caller,
-// Transport's writer, as long as Transport reads the answer: an error would end that too.
-func (p *passage) awaitBody() error {
-	if p.wantsBody() {
-		return nil
+// beginBody returns nil if the body may be read now, which tells a visitor to go on (100).
+// A body that is not wanted keeps its caller, Transport's writer, as long as Transport
+// reads the answer: an error would end that too.
+func (p *passage) beginBody() error {
+	c := p.conn.Load()
+	if p.expects && !p.wantsBody() {
+		var closed <-chan struct{}
+		if c != nil {
+			closed = c.closed
+		}
+		select {
+		case <-closed:
+		case <-p.over:
+		}
+		return errNotWanted
 	}
-	var closed <-chan struct{}
-	if c := p.conn.Load(); c != nil {
-		closed = c.closed
+	p.mu.Lock()
+	p.mu.reading = true
+	p.mu.Unlock()
+	if c != nil {
+		select {
+		case <-c.ended:
+			p.streamEnded(c.err)
+			return errNotWanted
+		default:
+		}
 	}
-	select {
-	case <-closed:
-	case <-p.over:
-	}
-	return errNotWanted
+	return nil
 }
 
 // streamEnded gives up reading a body whose upstream can't take it any more. Transport
-// would wait for the visitor's next bytes before it said so, and he may wait for us.
+// would wait for the visitor's next bytes before it said so, and he may wait for us. A body
+// that nobody has begun to read is left alone: it may still go on another stream.
 func (p *passage) streamEnded(err error) {
 	p.mu.Lock()
 	defer p.mu.Unlock()
-	if p.mu.answered || p.mu.broken != nil || p.body == nil {
+	if p.mu.answered || p.mu.broken != nil || !p.mu.reading {
 		return
 	}
 	p.mu.broken = err

@@ -162,10 +162,8 @@ func rewrite(pr *httputil.ProxyRequest) {
 	out.Header.Del("Http2-Settings")
 	out.Trailer = nil
 	if out.Body != nil {
-		body := &requestBody{Reader: out.Body, visitor: pass.request}
-		if out.Header.Get("Expect") != "" {
-			body.await = pass.awaitBody
-		}
+		body := &requestBody{Reader: out.Body, visitor: pass.request, begin: pass.beginBody}
+		pass.expects = out.Header.Get("Expect") != ""
 		if out.ContentLength < 0 || len(pr.In.Trailer) > 0 {
 			out.ContentLength = -1 // trailers need chunks
 			body.trailers = make(http.Header)

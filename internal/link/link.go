@@ -13,7 +13,8 @@ import (
 
 // Stream is one bidirectional byte stream of a link. Close after a clean end in
 // both directions releases it; Reset ends it at once and the other side sees
-// ECONNRESET.
+// ECONNRESET, behind what was written before. Read returns io.EOF only for the other
+// side's CloseWrite, never for the end of the link.
 type Stream interface {
 	net.Conn
 	CloseWrite() error
@@ -85,10 +86,22 @@ func (s severed) Read(p []byte) (int, error) {
 func (l *Link) Run(ctx context.Context) error { return l.mux.run(ctx) }
 
 // Open opens a stream without waiting for the other side.
-func (l *Link) Open(ctx context.Context) (Stream, error) { return l.mux.open(ctx) }
+func (l *Link) Open(ctx context.Context) (Stream, error) {
+	s, err := l.mux.open(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &mended{Stream: s}, nil
+}
 
 // Accept waits for a stream that the other side opens.
-func (l *Link) Accept(ctx context.Context) (Stream, error) { return l.mux.accept(ctx) }
+func (l *Link) Accept(ctx context.Context) (Stream, error) {
+	s, err := l.mux.accept(ctx)
+	if err != nil {
+		return nil, err
+	}
+	return &mended{Stream: s, hold: holdReset}, nil
+}
 
 // Close ends the link and all its streams at once.
 func (l *Link) Close() error { return l.mux.close() }

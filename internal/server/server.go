@@ -201,6 +201,19 @@ func (s *Server) Run(ctx context.Context) error {
 	return err
 }
 
+// Stats are what a node holds at one moment.
+type Stats struct {
+	Sessions int // agents connected
+	Names    int // served by one of them
+	Streams  int // to agents, idle ones among them
+	Visits   int // visitors being served
+}
+
+// Stats counts. It may be called from Config.Ready on, also after Run.
+func (s *Server) Stats() Stats {
+	return Stats{Sessions: s.control.Sessions(), Names: s.registry.Live(), Streams: s.edge.Streams(), Visits: s.edge.Visits()}
+}
+
 // wire makes the rooms of the walk and connects them.
 func (s *Server) wire(serving context.Context) {
 	s.registry = registry.New(registry.Config{

@@ -40,9 +40,23 @@ type half struct {
 	forward bool
 }
 
+// drainTimeout bounds the delivery of what a dead side had sent before it died.
+const drainTimeout = 5 * time.Second
+
+// side is one of the two connections.
+type side struct {
+	net.Conn
+	closed atomic.Bool // wholly, by the end of input, because it can't be half-closed: reading from it fails then, in order
+	dead   atomic.Bool // a write failed: the end of its input is no orderly one
+}
+
+var errDied = errors.New("connection died")
+
 // Join moves bytes between a and b until both directions have ended, one fails,
 // nothing moved for the idle time-out, or ctx ends. The end of one side's input
-// becomes CloseWrite on the other; anything else ends both at once with Reset. When
+// becomes CloseWrite on the other; anything else ends both with Reset. That happens at
+// once, except that what a side had sent is still delivered when writing to it fails:
+// a server that refuses an upload answers, closes, and so resets the connection. When
 // Join returns, both are closed and its goroutines have ended. The error is nil
 // after an orderly end in both directions.
 func Join(ctx context.Context, a, b net.Conn, cfg Config) (Counts, error) {
@@ -51,19 +65,19 @@ func Join(ctx context.Context, a, b net.Conn, cfg Config) (Counts, error) {
 	if cfg.IdleTimeout > 0 {
 		progress = &moved
 	}
-	// Set when the end of input closed a whole side, because that side can't be
-	// half-closed: reading from it fails then, in order.
-	var closedA, closedB atomic.Bool
+	sideA, sideB := &side{Conn: a}, &side{Conn: b}
 	done := make(chan half, 2)
-	go func() { done <- copyHalf(b, a, &closedB, &closedA, true, progress) }()
-	go func() { done <- copyHalf(a, b, &closedA, &closedB, false, progress) }()
+	go func() { done <- copyHalf(sideB, sideA, true, progress) }()
+	go func() { done <- copyHalf(sideA, sideB, false, progress) }()
 
 	var counts Counts
 	var first error
 	var abort sync.Once
 	fail := func(err error) {
 		abort.Do(func() {
-			first = err
+			if first == nil {
+				first = err
+			}
 			Reset(a)
 			Reset(b)
 		})
@@ -75,6 +89,7 @@ func Join(ctx context.Context, a, b net.Conn, cfg Config) (Counts, error) {
 		tick = t.C
 	}
 	cancelled := ctx.Done()
+	var drained <-chan time.Time
 	last, silent := int64(0), 0
 	for ended := 0; ended < 2; {
 		select {
@@ -85,9 +100,16 @@ func Join(ctx context.Context, a, b net.Conn, cfg Config) (Counts, error) {
 			} else {
 				counts.Backward = h.n
 			}
-			if h.err != nil {
+			switch {
+			case h.err == nil:
+			case ended == 1 && first == nil && isWrite(h.err):
+				first = h.err
+				drained = time.After(drainTimeout)
+			default:
 				fail(h.err)
 			}
+		case <-drained:
+			fail(first)
 		case <-cancelled:
 			cancelled = nil
 			fail(context.Cause(ctx))
@@ -99,6 +121,9 @@ func Join(ctx context.Context, a, b net.Conn, cfg Config) (Counts, error) {
 			}
 		}
 	}
+	if first != nil {
+		fail(first)
+	}
 	// After an orderly end both sides have sent and seen their FIN.
 	abort.Do(func() {
 		_ = a.Close()
@@ -109,18 +134,30 @@ func Join(ctx context.Context, a, b net.Conn, cfg Config) (Counts, error) {
 
 // copyHalf moves src to dst until src ends, then half-closes dst, or closes it if
 // it has no halves.
-func copyHalf(dst, src net.Conn, dstClosed, srcClosed *atomic.Bool, forward bool, progress *atomic.Int64) half {
-	n, err := move(dst, src, progress)
+func copyHalf(dst, src *side, forward bool, progress *atomic.Int64) half {
+	n, err := move(dst.Conn, src.Conn, progress)
 	switch {
-	case err != nil && srcClosed.Load():
+	case err != nil && src.closed.Load():
 		err = nil
-	case err == nil && !hasHalves(dst):
-		dstClosed.Store(true)
+	case err == nil && src.dead.Load():
+		err = errDied // the write that failed took the error from the socket
+	case err == nil && !hasHalves(dst.Conn):
+		dst.closed.Store(true)
 		_ = dst.Close()
 	case err == nil:
-		err = CloseWrite(dst)
+		err = CloseWrite(dst.Conn)
+	case isWrite(err):
+		dst.dead.Store(true)
 	}
 	return half{n: n, err: err, forward: forward}
+}
+
+// isWrite reports whether an error is that of writing to a socket, also one below TLS.
+// A socket that can't be written to is dead and gives out what it still has. Of a
+// stream that is not so sure, and its errors are not told apart by direction.
+func isWrite(err error) bool {
+	op, ok := errors.AsType[*net.OpError](err)
+	return ok && (op.Op == "write" || op.Op == "writev")
 }
 
 func hasHalves(c net.Conn) bool {

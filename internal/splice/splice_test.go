@@ -153,6 +153,33 @@ func TestJoin(t *testing.T) {
 	}
 }
 
+// TestLastWords: an upstream that refuses an upload answers and closes. Its kernel then
+// resets the connection, and the answer must come through all the same.
+func TestLastWords(t *testing.T) {
+	for range 20 {
+		v, u, _, done := joined(t, true)
+		go func() {
+			for {
+				if _, err := v.Write(make([]byte, 64<<10)); err != nil {
+					return
+				}
+			}
+		}()
+		_, err := io.ReadFull(u, make([]byte, 1000))
+		check(t, err)
+		_, err = u.Write([]byte("too much"))
+		check(t, err)
+		check(t, u.Close())
+		got := make([]byte, 8)
+		if _, err := io.ReadFull(v, got); err != nil || string(got) != "too much" {
+			t.Fatalf("got %q, %v", got, err)
+		}
+		if <-done == nil {
+			t.Error("a reset looked orderly")
+		}
+	}
+}
+
 // TestWrappedEOF: an error that wraps io.EOF is what a link's end looks like, and
 // must not pass as the orderly end of a transfer.
 func TestWrappedEOF(t *testing.T) {

@@ -33,6 +33,13 @@ func (t *Tally) Leave() {
 	}
 }
 
+// Count is how many are going on now.
+func (t *Tally) Count() int {
+	t.mu.Lock()
+	defer t.mu.Unlock()
+	return t.n
+}
+
 // Empty returns a channel that is closed as soon as nothing goes on.
 func (t *Tally) Empty() <-chan struct{} {
 	t.mu.Lock()

@@ -10,9 +10,11 @@ import (
 	"log/slog"
 	"os"
 	"path/filepath"
+	"runtime"
 	"strings"
 	"testing"
 
+	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
 )
 
@@ -168,6 +170,39 @@ func fuzz(f *testing.F, limit int, seeds []string, fresh func() proto.Message) {
 			}
 		}
 	})
+}
+
+// TestReadAllocations: an announced length alone costs nothing, whatever the limit, and
+// the costliest message of a length costs a bounded multiple of it.
+func TestReadAllocations(t *testing.T) {
+	allocated := func(b []byte, limit int, fresh func() proto.Message) uint64 {
+		const times = 10
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range times {
+			_ = Read(bytes.NewReader(b), fresh(), limit)
+		}
+		runtime.ReadMemStats(&after)
+		return (after.TotalAlloc - before.TotalAlloc) / times
+	}
+	for name, c := range map[string]struct {
+		in    []byte
+		limit int
+		fresh func() proto.Message
+		most  uint64
+	}{
+		"hello announced":          {protowire.AppendVarint(nil, MaxHandshake), MaxHandshake, func() proto.Message { return &Hello{} }, 4 << 10},
+		"control announced":        {protowire.AppendVarint(nil, MaxControl), MaxControl, func() proto.Message { return &Control{} }, 4 << 10},
+		"header announced":         {protowire.AppendVarint(nil, MaxHeader), MaxHeader, func() proto.Message { return &StreamHeader{} }, 4 << 10},
+		"announced over the limit": {protowire.AppendVarint(nil, 1<<27), MaxHeader, func() proto.Message { return &StreamHeader{} }, 4 << 10},
+		// Empty strings in a slice: 2 bytes on the wire, 16 in memory, and the slice grows.
+		"header of empty protocols": {append(protowire.AppendVarint(nil, MaxHeader), bytes.Repeat([]byte{5<<3 | 2, 0}, MaxHeader/2)...), MaxHeader, func() proto.Message { return &StreamHeader{} }, 64 * MaxHeader},
+		"hello of empty features":   {append(protowire.AppendVarint(nil, MaxHandshake), bytes.Repeat([]byte{6<<3 | 2, 0}, MaxHandshake/2)...), MaxHandshake, func() proto.Message { return &Hello{} }, 64 * MaxHandshake},
+	} {
+		if got := allocated(c.in, c.limit, c.fresh); got > c.most {
+			t.Errorf("%s: %d bytes, want at most %d", name, got, c.most)
+		}
+	}
 }
 
 func FuzzHello(f *testing.F) {

@@ -9,7 +9,6 @@ import (
 	"encoding/json"
 	"fmt"
 	"io"
-	"net"
 	"net/http"
 	"net/http/httptest"
 	"os"
@@ -374,45 +373,4 @@ func peakMemory(t *testing.T, pid int) int64 {
 	kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 	check(t, err)
 	return kib << 10
-}
-
-func TestVisitorErrors(t *testing.T) {
-	n := startServer(t, "--grace", "1s")
-	dead := dead(t)
-	agent, url := n.publish("http", dead, "--name", "app")
-	expect := func(what, url string, status int, code string, args ...string) string {
-		t.Helper()
-		got := n.curl(append([]string{"-i", url}, args...)...)
-		if !strings.Contains(strings.SplitN(got, "\r\n", 2)[0], strconv.Itoa(status)) || !strings.Contains(strings.ToLower(got), "culvert-error: "+code) {
-			t.Errorf("%s: want %d %s, got\n%s", what, status, code, got)
-		}
-		return got
-	}
-	expect("upstream down", url, 502, "upstream_refused")
-	expect("upstream down again", url, 502, "upstream_refused")
-	if down := agent.count(func(l logLine) bool { return strings.HasPrefix(l.str("msg"), "upstream is down") }); down != 1 {
-		t.Errorf("the agent said %d times that the upstream is down", down)
-	}
-	if got := expect("html", url, 502, "upstream_refused", "-H", "Accept: text/html,application/xhtml+xml,*/*;q=0.8"); !strings.Contains(got, "<!doctype html>") {
-		t.Errorf("no page: %s", got)
-	}
-	if got := expect("json", url, 502, "upstream_refused", "-H", "Accept: application/json"); !strings.Contains(got, `"code":"upstream_refused"`) {
-		t.Errorf("no JSON: %s", got)
-	}
-	expect("unknown host", n.plainURL("https://nobody.localhost"), 404, "endpoint_not_found")
-	expect("unknown host over TLS", strings.Replace(url, "app", "nobody", 1), 404, "endpoint_not_found")
-	expect("another host than the server name", url, 421, "misdirected", "-H", "Host: other.localhost")
-	expect("TRACE", url, 405, "method_refused", "-X", "TRACE")
-
-	agent.kill()
-	expect("agent gone", url, 503, "endpoint_offline")
-}
-
-// dead is an address where nothing listens.
-func dead(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }

@@ -68,6 +68,20 @@ func TestTCPSemantics(t *testing.T) {
 			t.Errorf("the visitor saw %v", err)
 		}
 	})
+	t.Run("the upstream's last words before its reset", func(t *testing.T) {
+		address := publish(t, func(c *net.TCPConn) {
+			_, _ = io.ReadFull(c, make([]byte, 10))
+			_, _ = c.Write([]byte("too many connections")) // and closes with input unread: a reset
+		})
+		for range 10 {
+			c := dial(t, address)
+			go func() { _, _ = c.Write(make([]byte, 1<<20)) }()
+			got := make([]byte, 20)
+			if _, err := io.ReadFull(c, got); err != nil || string(got) != "too many connections" {
+				t.Fatalf("got %q, %v", got, err)
+			}
+		}
+	})
 	t.Run("the visitor's reset", func(t *testing.T) {
 		saw := make(chan error, 1)
 		c := dial(t, publish(t, func(c *net.TCPConn) {
@@ -83,11 +97,51 @@ func TestTCPSemantics(t *testing.T) {
 			t.Errorf("the upstream saw %v", err)
 		}
 	})
-	t.Run("an upstream that is down resets", func(t *testing.T) {
-		_, url := n.publish("tcp", dead(t))
-		c := dial(t, tcpAddress(url))
-		if _, err := c.Read(make([]byte, 1)); !errors.Is(err, syscall.ECONNRESET) {
+	t.Run("an upstream that is down resets, and is said once", func(t *testing.T) {
+		at := dead(t)
+		agent, url := n.publish("tcp", at)
+		down := func(l logLine) bool { return strings.HasPrefix(l.str("msg"), "upstream is down") }
+		visit := func() error {
+			_, err := io.ReadAll(dial(t, tcpAddress(url)))
+			return err
+		}
+		for range 3 {
+			if err := visit(); !errors.Is(err, syscall.ECONNRESET) {
+				t.Errorf("the visitor saw %v", err)
+			}
+		}
+		l, err := net.Listen("tcp", at)
+		check(t, err)
+		go func() {
+			for {
+				c, err := l.Accept()
+				if err != nil {
+					return
+				}
+				_, _ = c.Write([]byte("up"))
+				_ = c.(*net.TCPConn).CloseWrite()
+				_, _ = io.Copy(io.Discard, c)
+				_ = c.Close()
+			}
+		}()
+		for range 2 {
+			c := dial(t, tcpAddress(url))
+			b, err := io.ReadAll(c)
+			if string(b) != "up" || err != nil {
+				t.Errorf("got %q, %v", b, err)
+			}
+			check(t, c.Close())
+		}
+		check(t, l.Close())
+		if err := visit(); !errors.Is(err, syscall.ECONNRESET) {
 			t.Errorf("the visitor saw %v", err)
+		}
+		back := msg("upstream is back")
+		_, first := agent.wait(0, "down", down)
+		_, then := agent.wait(first, "back", back)
+		agent.wait(then, "down again", down)
+		if agent.count(back) != 1 || agent.count(down) != 2 {
+			t.Errorf("back said %d times, down %d times", agent.count(back), agent.count(down))
 		}
 	})
 	t.Run("a reader that pauses its sender and nobody else", func(t *testing.T) { testBackPressure(t, publish) })
@@ -95,43 +149,62 @@ func TestTCPSemantics(t *testing.T) {
 	t.Run("1 GiB each way", func(t *testing.T) { testGibibyte(t, publish) })
 }
 
+// testBackPressure: all of its visitors share one endpoint, and so one link.
 func testBackPressure(t *testing.T, publish func(*testing.T, func(*net.TCPConn)) string) {
+	stop, stuck := make(chan struct{}), make(chan int, 1)
 	address := publish(t, func(c *net.TCPConn) {
 		mode := make([]byte, 1)
 		_, _ = io.ReadFull(c, mode)
-		if mode[0] == 'e' {
+		switch mode[0] {
+		case 'l': // never reads
+			<-stop
+		case 's': // sends to a visitor who never reads
+			stuck <- fill(t, c)
+			<-stop
+		default:
+			_, _ = c.Write(mode)
 			_, _ = io.Copy(c, c)
-			return
 		}
-		_, _ = io.Copy(io.Discard, c)
 	})
-	// The sink's visitor sends and the visitor of another upstream that never reads
-	// must come to a stop.
-	stop := make(chan struct{})
-	lazy := publish(t, func(c *net.TCPConn) { <-stop })
 	defer close(stop)
-	c := dial(t, lazy)
-	sent := 0
-	for {
-		check(t, c.SetWriteDeadline(time.Now().Add(time.Second)))
-		n, err := c.Write(make([]byte, 64<<10))
-		sent += n
-		if errors.Is(err, os.ErrDeadlineExceeded) {
-			break
-		}
+	visit := func(mode string) *net.TCPConn {
+		c := dial(t, address)
+		_, err := c.Write([]byte(mode))
 		check(t, err)
-		if sent > 256<<20 {
-			t.Fatalf("%d MiB were taken for a reader that does not read", sent>>20)
-		}
+		return c
 	}
-	echo := dial(t, address)
-	_, err := echo.Write([]byte("e"))
+	// The stream's window of at most 16 MiB, and what four sockets buffer.
+	const enough = 40 << 20
+	if sent := fill(t, visit("l")); sent > enough {
+		t.Errorf("%d MiB were taken for an upstream that does not read", sent>>20)
+	}
+	visit("s")
+	if sent := <-stuck; sent > enough {
+		t.Errorf("%d MiB were taken for a visitor who does not read", sent>>20)
+	}
+	echo := visit("e")
+	_, err := io.ReadFull(echo, make([]byte, 1))
 	check(t, err)
 	for range 100 {
 		_, err := echo.Write([]byte("ping"))
 		check(t, err)
 		_, err = io.ReadFull(echo, make([]byte, 4))
 		check(t, err)
+	}
+}
+
+// fill writes until nothing has been taken for a second, and returns how much was.
+func fill(t *testing.T, c *net.TCPConn) int {
+	for sent := 0; ; {
+		_ = c.SetWriteDeadline(time.Now().Add(time.Second))
+		n, err := c.Write(make([]byte, 64<<10))
+		sent += n
+		if err != nil || sent > 256<<20 {
+			if !errors.Is(err, os.ErrDeadlineExceeded) {
+				t.Errorf("the sender was not paused: %v", err)
+			}
+			return sent
+		}
 	}
 }
 
@@ -230,6 +303,35 @@ func TestTLSPassthrough(t *testing.T) {
 		check(t, err)
 		if string(b) != "from the upstream\n" {
 			t.Errorf("got %q", b)
+		}
+	})
+	t.Run("beside an https endpoint", func(t *testing.T) {
+		web := newUpstream(t)
+		_, webURL := n.publish("http", web.port(), "--name", "open")
+		if got := n.curl(webURL + "/hello"); !strings.HasPrefix(got, "hello GET open.localhost") {
+			t.Errorf("got %q", got)
+		}
+		p := n.agent(t.TempDir(), "http", web.port(), "--name", "secure")
+		if code := p.exit(); code != 4 || !strings.Contains(p.errors(), "name_taken") {
+			t.Errorf("the same name as https: exit code %d\n%s", code, p.errors())
+		}
+	})
+	t.Run("what is no TLS", func(t *testing.T) {
+		if got := n.curlPlain("http://" + n.https + "/"); !strings.Contains(got, "use https://") {
+			t.Errorf("plain HTTP: %q", got)
+		}
+		record := append([]byte{22, 3, 1, 0x40, 0}, make([]byte, 0x4000)...)
+		for what, sent := range map[string][]byte{
+			"garbage":         bytes.Repeat([]byte{0xff, 1, 2}, 1000),
+			"malformed hello": {22, 3, 1, 0, 8, 1, 0, 0, 4, 'a', 'b', 'c', 'd'},
+			"endless hello":   append([]byte{22, 3, 1, 0x40, 0, 1, 0, 0xff, 0xff}, append(make([]byte, 0x4000-4), bytes.Repeat(record, 4)...)...),
+		} {
+			c := dial(t, n.https)
+			_, _ = c.Write(sent)
+			got, err := io.ReadAll(c)
+			if alert := []byte{21, 3, 3, 0, 2, 2, 50}; what == "garbage" && len(got) != 0 || what != "garbage" && (err != nil || !bytes.Equal(got, alert)) {
+				t.Errorf("%s: %x, %v", what, got, err)
+			}
 		}
 	})
 	t.Run("without a name", func(t *testing.T) {

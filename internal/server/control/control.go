@@ -252,6 +252,13 @@ func (c *Control) remove(s *agentSession) {
 	delete(c.mu.sessions, s.ID)
 }
 
+// Sessions is how many agents are connected.
+func (c *Control) Sessions() int {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	return len(c.mu.sessions)
+}
+
 // Revoke ends all sessions of a token. The token must be unknown to Authenticate
 // by then: a session that is being admitted right now checks once more.
 func (c *Control) Revoke(tokenID string) {

@@ -48,6 +48,7 @@ type Edge struct {
 	secure  *handoff      // TLS connections on their way to http
 	pending chan struct{} // a place for each connection without a ClientHello
 	visits  tally.Tally
+	streams tally.Tally
 	ports   tally.Tally // accept loops of tcp endpoints
 }
 
@@ -66,7 +67,7 @@ func New(cfg Config) *Edge {
 		cfg.MaxPending = 4096
 	}
 	e := &Edge{cfg: cfg, secure: newHandoff(), pending: make(chan struct{}, cfg.MaxPending)}
-	e.proxy = newProxy(cfg.Registry, cfg.Logger)
+	e.proxy = newProxy(cfg.Registry, &e.streams, cfg.Logger)
 	e.http = e.newHTTPServer()
 	return e
 }
@@ -121,7 +122,13 @@ func (e *Edge) Close() error {
 
 // CloseIdle ends the streams that are kept for HTTP requests to come. An agent that
 // gave its names back waits for them.
-func (e *Edge) CloseIdle() { e.proxy.close() }
+func (e *Edge) CloseIdle() { e.proxy.closeIdle() }
+
+// Visits is how many visitors are being served: TCP and TLS connections, HTTP requests.
+func (e *Edge) Visits() int { return e.visits.Count() }
+
+// Streams is how many streams to agents are open, idle ones of HTTP among them.
+func (e *Edge) Streams() int { return e.streams.Count() }
 
 // accept serves each connection of l in a goroutine of its own until l is closed, and
 // returns when all have ended.
@@ -161,7 +168,9 @@ func (e *Edge) carry(ctx context.Context, c net.Conn, v endpoint.Visitor, first 
 		var s net.Conn
 		s, err = route.Open(ctx, v, first)
 		if err == nil {
+			e.streams.Enter()
 			n, err := splice.Join(ctx, c, s, splice.Config{})
+			e.streams.Leave()
 			log.Debug("visitor served", "endpoint", route.ID, "session", route.Owner.SessionID,
 				"bytes_in", n.Forward+int64(len(first)), "bytes_out", n.Backward, "error", err)
 			return

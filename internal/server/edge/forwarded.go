@@ -10,7 +10,7 @@ import (
 
 // owned are the headers that say where a request came from. Their values are the
 // edge's alone; a visitor's are dropped, in every spelling an upstream might take
-// for the same (CGI and its heirs read underscores as hyphens).
+// for the same (CGI and its heirs make one character of all that is no letter).
 var owned = map[string]bool{
 	"forwarded":         true,
 	"x-forwarded-for":   true,
@@ -22,7 +22,7 @@ var owned = map[string]bool{
 // setForwarded replaces the owned headers (RFC 7239 for Forwarded).
 func setForwarded(h http.Header, in *http.Request, v endpoint.Visitor) {
 	for k := range h {
-		if owned[strings.ReplaceAll(strings.ToLower(k), "_", "-")] {
+		if isOwned(k) {
 			delete(h, k)
 		}
 	}
@@ -36,6 +36,18 @@ func setForwarded(h http.Header, in *http.Request, v endpoint.Visitor) {
 	h["X-Forwarded-Host"] = []string{in.Host}
 	h["X-Forwarded-Proto"] = []string{proto}
 	h["Forwarded"] = []string{"for=" + forwardedNode(ip) + `;host="` + in.Host + `";proto=` + proto}
+}
+
+func isOwned(name string) bool {
+	return owned[strings.Map(func(c rune) rune {
+		switch {
+		case 'A' <= c && c <= 'Z':
+			return c + 'a' - 'A'
+		case ('a' <= c && c <= 'z') || ('0' <= c && c <= '9'):
+			return c
+		}
+		return '-'
+	}, name)]
 }
 
 // forwardedNode quotes an address as RFC 7239, section 6 wants it.

@@ -1,6 +1,7 @@
 package edge
 
 import (
+	"context"
 	"crypto/tls"
 	"errors"
 	"log/slog"
@@ -22,7 +23,7 @@ func (e *Edge) newHTTPServer() *http.Server {
 		Handler: http.HandlerFunc(e.serveHTTP),
 		TLSConfig: &tls.Config{
 			MinVersion: tls.VersionTLS12,
-			NextProtos: []string{"h2", "http/1.1"},
+			NextProtos: []string{"h2", "http/1.1", "http/1.0"},
 			GetCertificate: func(hello *tls.ClientHelloInfo) (*tls.Certificate, error) {
 				return e.certificate(hello.ServerName)
 			},
@@ -31,7 +32,11 @@ func (e *Edge) newHTTPServer() *http.Server {
 		IdleTimeout:       e.cfg.IdleTimeout,
 		MaxHeaderBytes:    maxHeaderBytes,
 		HTTP2:             &http.HTTP2Config{MaxConcurrentStreams: 250},
-		ErrorLog:          slog.NewLogLogger(e.cfg.Logger.Handler(), slog.LevelDebug),
+		ConnContext: func(ctx context.Context, c net.Conn) context.Context {
+			return context.WithValue(ctx, connKey{}, c)
+		},
+		DisableGeneralOptionsHandler: true, // "OPTIONS *" is the upstream's to answer
+		ErrorLog:                     slog.NewLogLogger(e.cfg.Logger.Handler(), slog.LevelDebug),
 	}
 }
 

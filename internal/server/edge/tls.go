@@ -4,6 +4,7 @@ import (
 	"context"
 	"crypto/tls"
 	"errors"
+	"io"
 	"net"
 	"sync"
 	"time"
@@ -74,9 +75,12 @@ func (e *Edge) peek(ctx context.Context, c net.Conn) (*clienthello.Hello, bool) 
 	hello, err := clienthello.Read(c)
 	if err != nil {
 		e.cfg.Logger.Debug("no ClientHello", "remote", c.RemoteAddr().String(), "error", err)
-		if errors.Is(err, clienthello.ErrMalformed) || errors.Is(err, clienthello.ErrTooLarge) {
+		switch {
+		case errors.Is(err, clienthello.ErrMalformed), errors.Is(err, clienthello.ErrTooLarge):
 			closeWithAlert(c, alertDecodeError)
-		} else {
+		case errors.Is(err, clienthello.ErrNotTLS) && looksLikeHTTP(hello.Raw):
+			closeWith(c, httpOnTLS)
+		default:
 			_ = c.Close()
 		}
 		return nil, false
@@ -120,10 +124,35 @@ const (
 // closeWithAlert tells a TLS client why it is not served. The alert record is the
 // same in all versions of TLS as long as nothing is encrypted.
 func closeWithAlert(c net.Conn, alert byte) {
-	_ = c.SetWriteDeadline(time.Now().Add(time.Second))
-	_, _ = c.Write([]byte{21, 3, 3, 0, 2, 2, alert})
-	_ = splice.CloseWrite(c)
-	_ = c.Close()
+	closeWith(c, []byte{21, 3, 3, 0, 2, 2, alert})
+}
+
+// httpOnTLS is for who speaks plain HTTP to the TLS port, most often by a URL with the
+// wrong scheme.
+var httpOnTLS = []byte("HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\nConnection: close\r\n" +
+	errorHeader + ": " + string(tunnel.CodeBadRequest) + "\r\n\r\nThis port speaks TLS: use https://. (" + string(tunnel.CodeBadRequest) + ")\n")
+
+// looksLikeHTTP reports whether the first byte is that of a method.
+func looksLikeHTTP(b []byte) bool { return len(b) > 0 && 'A' <= b[0] && b[0] <= 'Z' }
+
+// lastWords bounds the time and the bytes for which closeWith reads on.
+const (
+	lastWordsTime  = time.Second
+	lastWordsBytes = 128 << 10
+)
+
+// closeWith says something and closes. It reads what still comes, because closing with
+// unread bytes is a reset, which may overtake what was said.
+func closeWith(c net.Conn, words []byte) {
+	defer c.Close() //nolint:errcheck // it ends one way or the other
+	_ = c.SetDeadline(time.Now().Add(lastWordsTime))
+	if _, err := c.Write(words); err != nil {
+		return
+	}
+	if err := splice.CloseWrite(c); err != nil {
+		return
+	}
+	_, _ = io.CopyN(io.Discard, c, lastWordsBytes)
 }
 
 // handoff is a listener whose connections come from elsewhere.

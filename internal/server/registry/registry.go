@@ -155,6 +155,19 @@ func (r *Registry) Find(name endpoint.Name) (*Route, bool) {
 	return e.route, true
 }
 
+// Live is how many names have a route.
+func (r *Registry) Live() int {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	n := 0
+	for _, e := range r.mu.entries {
+		if e.state == live {
+			n++
+		}
+	}
+	return n
+}
+
 // Spec returns the spec of a name that is live or was lately.
 func (r *Registry) Spec(name endpoint.Name) (endpoint.Spec, bool) {
 	r.mu.RLock()

@@ -81,7 +81,8 @@ func (s *Session) pick() *link.Link {
 }
 
 // Open is the registry.OpenFunc of a session's endpoints. Every error but ctx's
-// wraps registry.ErrSessionGone.
+// wraps registry.ErrSessionGone, and so does what the stream's Read returns when it was
+// the link that ended.
 func (s *Session) Open(ctx context.Context, endpointID string, v endpoint.Visitor, first []byte) (net.Conn, error) {
 	head, err := tunnel.Append(make([]byte, 0, 256+len(first)), tunnel.HeaderFor(endpointID, v), tunnel.MaxHeader)
 	if err != nil {
@@ -109,5 +110,5 @@ func (s *Session) Open(ctx context.Context, endpointID string, v endpoint.Visito
 		return nil, fmt.Errorf("open stream: %w: %w", registry.ErrSessionGone, err)
 	}
 	_ = st.SetWriteDeadline(time.Time{})
-	return &stream{Stream: st}, nil
+	return &stream{Stream: st, link: l}, nil
 }

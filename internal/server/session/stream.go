@@ -1,9 +1,11 @@
 package session
 
 import (
+	"fmt"
 	"io"
 
 	"github.com/culvert-tunnel/culvert/internal/link"
+	"github.com/culvert-tunnel/culvert/internal/server/registry"
 	"github.com/culvert-tunnel/culvert/internal/tunnel"
 )
 
@@ -12,6 +14,7 @@ import (
 // is for one goroutine at a time, as with most connections.
 type stream struct {
 	link.Stream
+	link    *link.Link
 	replied bool
 	refused error
 }
@@ -20,7 +23,8 @@ func (s *stream) Read(p []byte) (int, error) {
 	if err := s.reply(); err != nil {
 		return 0, err
 	}
-	return s.Stream.Read(p)
+	n, err := s.Stream.Read(p)
+	return n, s.explain(err)
 }
 
 // WriteTo keeps the multiplexer's way of moving buffers without a copy.
@@ -29,9 +33,11 @@ func (s *stream) WriteTo(w io.Writer) (int64, error) {
 		return 0, err
 	}
 	if wt, ok := s.Stream.(io.WriterTo); ok {
-		return wt.WriteTo(w)
+		n, err := wt.WriteTo(w)
+		return n, s.explain(err)
 	}
-	return io.Copy(w, struct{ io.Reader }{s.Stream})
+	n, err := io.Copy(w, struct{ io.Reader }{s.Stream})
+	return n, s.explain(err)
 }
 
 // ReadFrom keeps the multiplexer's way of filling its own buffers.
@@ -40,6 +46,20 @@ func (s *stream) ReadFrom(r io.Reader) (int64, error) {
 		return rf.ReadFrom(r)
 	}
 	return io.Copy(struct{ io.Writer }{s.Stream}, r)
+}
+
+// explain says of an error that it was the link that ended. A link ends before its
+// streams do.
+func (s *stream) explain(err error) error {
+	if err == nil || err == io.EOF { //nolint:errorlint // the orderly end (io.Reader)
+		return err
+	}
+	select {
+	case <-s.link.Done():
+		return fmt.Errorf("%w: %w", registry.ErrSessionGone, err)
+	default:
+		return err
+	}
 }
 
 func (s *stream) reply() error {
@@ -52,7 +72,7 @@ func (s *stream) reply() error {
 		if err == io.EOF { //nolint:errorlint // tunnel.Read documents it bare
 			err = io.ErrUnexpectedEOF
 		}
-		s.refused = err
+		s.refused = s.explain(err)
 	} else if m.GetCode() != "" {
 		s.refused = &tunnel.StreamError{Code: tunnel.Code(m.GetCode()), Message: m.GetMessage()}
 	}

@@ -8,6 +8,7 @@ import (
 	"errors"
 	"io"
 	"net"
+	"runtime"
 	"slices"
 	"testing"
 	"testing/iotest"
@@ -135,6 +136,33 @@ func TestHostile(t *testing.T) {
 	}
 }
 
+// TestReadAllocations: what a visitor can make the edge allocate before it knows him.
+func TestReadAllocations(t *testing.T) {
+	protocols := bytes.Repeat([]byte{1, 'a'}, 8000)
+	alpn := extension(extALPN, append(binary.BigEndian.AppendUint16(nil, uint16(len(protocols))), protocols...))
+	for what, c := range map[string]struct {
+		in   []byte
+		most uint64
+	}{
+		"a record announced":      {[]byte{recordHandshake, 3, 1, 0x40, 0}, 24 << 10},
+		"a message announced":     {[]byte{recordHandshake, 3, 1, 0, 4, typeClientHello, 0, 0xff, 0xff}, 4 << 10},
+		"8,000 protocols":         {build(alpn), 320 << 10},
+		"as much as may be":       {bytes.Repeat(append([]byte{recordHandshake, 3, 1, 0x40, 0, typeClientHello, 0, 0xff, 0xff}, make([]byte, maxRecord-4)...), 5), 400 << 10},
+		"as slowly as it can get": {bytes.Repeat([]byte{recordHandshake, 3, 1, 0, 1, typeClientHello}, 20_000), 400 << 10},
+	} {
+		const times = 10
+		var before, after runtime.MemStats
+		runtime.ReadMemStats(&before)
+		for range times {
+			_, _ = Read(bytes.NewReader(c.in))
+		}
+		runtime.ReadMemStats(&after)
+		if got := (after.TotalAlloc - before.TotalAlloc) / times; got > c.most {
+			t.Errorf("%s: %d bytes, want at most %d", what, got, c.most)
+		}
+	}
+}
+
 // FuzzRead holds the parser against crypto/tls: what both accept they read alike.
 func FuzzRead(f *testing.F) {
 	f.Add(record(f, &tls.Config{ServerName: "a.example", NextProtos: []string{"h2"}}))
@@ -143,6 +171,9 @@ func FuzzRead(f *testing.F) {
 	f.Add([]byte("GET / HTTP/1.1\r\n\r\n"))
 	f.Fuzz(func(t *testing.T, b []byte) {
 		h, err := Read(bytes.NewReader(b))
+		if cap(h.Raw) > 2*MaxSize {
+			t.Fatalf("%d bytes held", cap(h.Raw))
+		}
 		if !bytes.HasPrefix(b, h.Raw) {
 			t.Fatal("Raw is not what was read")
 		}

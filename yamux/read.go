@@ -197,7 +197,7 @@ func (s *Session) route(h header) (*Stream, error) {
 		s.removeLocked(st)
 		st.send.failLocked(ErrStreamReset)
 		s.mu.Unlock()
-		st.endRecv(ErrStreamReset, true)
+		st.endRecv(ErrStreamReset, false) // its last words can be read
 		return nil, nil //nolint:nilnil // documented above
 	}
 	if h.kind == typeWindow && h.length > 0 {

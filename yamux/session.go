@@ -266,6 +266,7 @@ func (s *Session) end(err error) {
 		return
 	}
 	s.mu.err = err
+	close(s.done) // before any stream fails, so that who sees one fail can tell why
 	streams := s.mu.streams
 	s.mu.streams = make(map[uint32]*Stream)
 	for _, st := range streams {
@@ -285,7 +286,6 @@ func (s *Session) end(err error) {
 	}
 	s.stopKeepAlive()
 	_ = s.conn.Close()
-	close(s.done)
 	for _, st := range streams {
 		st.endRecv(err, false)
 	}

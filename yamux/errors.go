@@ -2,6 +2,7 @@ package yamux
 
 import (
 	"fmt"
+	"io"
 	"net"
 	"os"
 	"syscall"
@@ -17,7 +18,8 @@ type sentinelError struct {
 func (e *sentinelError) Error() string { return "yamux: " + e.text }
 func (e *sentinelError) Unwrap() error { return e.is }
 
-// Why an operation on a stream or session failed. Deadlines that passed are
+// Why an operation on a stream or session failed. Methods of streams return them
+// within a *net.OpError that names the operation, as connections of package net do. Deadlines that passed are
 // os.ErrDeadlineExceeded, and the end of a stream is io.EOF.
 var (
 	// ErrSessionClosed: Close or Shutdown was called here. Is net.ErrClosed.
@@ -86,3 +88,12 @@ func (e *GoAwayError) Error() string {
 func (e *GoAwayError) Unwrap() error { return syscall.ECONNRESET }
 
 var errDeadline = os.ErrDeadlineExceeded
+
+// opError names the operation that failed. The end of input stays bare, as
+// io.Reader has it.
+func (st *Stream) opError(op string, err error) error {
+	if err == nil || err == io.EOF { //nolint:errorlint // see above
+		return err
+	}
+	return &net.OpError{Op: op, Net: "yamux", Source: st.LocalAddr(), Addr: st.RemoteAddr(), Err: err}
+}

@@ -198,7 +198,7 @@ func (s *Session) route(h header) (*Stream, error) {
 		st.send.failLocked(ErrStreamReset)
 		s.mu.Unlock()
 		st.endRecv(ErrStreamReset, false) // its last words can be read
-		return nil, nil //nolint:nilnil // documented above
+		return nil, nil                   //nolint:nilnil // documented above
 	}
 	if h.kind == typeWindow && h.length > 0 {
 		if uint64(st.send.window)+uint64(h.length) > 1<<32-1 {
@@ -279,39 +279,63 @@ func (s *Session) discard(n int) error {
 // maxScatter is how many large chunks one read fills.
 const maxScatter = maxFrame / largeChunk
 
-// fill moves n bytes of payload into st. What is in the inbox, and what is short,
-// is copied; the rest is read straight into chunks that the stream then owns.
+// held is payload on its way from the connection to its stream: handed over in
+// larger pieces, it costs fewer wake-ups and calls.
+type held struct {
+	head, tail *chunk
+	n          int
+}
+
+func (l *held) add(c *chunk) {
+	if l.head == nil {
+		l.head = c
+	} else {
+		l.tail.next = c
+	}
+	l.tail = c
+	l.n += c.w - c.r
+}
+
+// fill moves n bytes of payload into st. A short frame goes to it as it lies in the
+// inbox. Of others, what is in the inbox is copied, and the rest is read straight
+// into chunks that the stream then owns.
 func (s *Session) fill(st *Stream, n int) error {
 	in := &s.in
+	if n < lookahead {
+		if err := s.need(n); err != nil {
+			return err
+		}
+		s.credit(st, st.deliver(in.bytes()[:n]))
+		in.r += n
+		return nil
+	}
+	var l held
 	for n > 0 {
-		if in.r < in.w {
-			b := in.bytes()
-			b = b[:min(len(b), n)]
-			s.credit(st, st.deliver(b))
-			in.r += len(b)
-			n -= len(b)
-			continue
-		}
-		if n < lookahead {
-			in.grow()
-			in.r, in.w = 0, 0
-			if err := s.need(1); err != nil {
-				return err
+		if b := in.bytes(); len(b) > 0 {
+			c := newChunk(len(b))
+			c.w = copy(c.b, b[:min(len(b), n)])
+			in.r += c.w
+			n -= c.w
+			l.add(c)
+		} else {
+			k, err := s.scatter(&l, n)
+			n -= k
+			if err != nil {
+				freeChunks(l.head)
+				return within(err)
 			}
-			continue
 		}
-		k, err := s.scatter(st, n)
-		n -= k
-		if err != nil {
-			return within(err)
+		if n == 0 || l.n >= writeAtOnce || !s.wire.ready() {
+			s.credit(st, st.append(l))
+			l = held{}
 		}
 	}
 	return nil
 }
 
-// scatter reads up to n bytes into new chunks of st, and what comes after them
-// into the empty inbox.
-func (s *Session) scatter(st *Stream, n int) (int, error) {
+// scatter reads up to n bytes into new chunks, and what comes after them into the
+// empty inbox.
+func (s *Session) scatter(l *held, n int) (int, error) {
 	in := &s.in
 	in.grow()
 	in.r, in.w = 0, 0
@@ -336,25 +360,15 @@ func (s *Session) scatter(st *Stream, n int) (int, error) {
 	s.received(k)
 	taken := min(k, room)
 	in.w = k - taken
-
-	left := taken
-	var head, tail *chunk
-	for _, c := range chunks {
-		switch {
-		case c == nil:
-		case left == 0:
+	for left, i := taken, 0; i < len(chunks) && chunks[i] != nil; i++ {
+		c := chunks[i]
+		if left == 0 {
 			c.free()
-		default:
-			c.w = min(left, len(c.b))
-			left -= c.w
-			if head == nil {
-				head = c
-			} else {
-				tail.next = c
-			}
-			tail = c
+			continue
 		}
+		c.w = min(left, len(c.b))
+		left -= c.w
+		l.add(c)
 	}
-	st.append(head, tail)
 	return taken, noEOF(k, err)
 }

@@ -29,13 +29,11 @@ type recvHalf struct {
 type sink interface {
 	// try writes what the destination takes at once and returns how much.
 	try(p []byte) int
+	// tryChunks does the same with chunks.
+	tryChunks(list *chunk) int
 	// write writes all that is in the chunks.
-	write(chunks *chunk) (int64, error)
+	write(list *chunk) (int64, error)
 }
-
-// sinkBelow is the size of messages that may go straight to a sink. Larger ones
-// are left to the stream's reader, so that the session's can go on meanwhile.
-const sinkBelow = 4 << 10
 
 // verdict on a payload, before it is read.
 type verdict int
@@ -69,18 +67,11 @@ func (st *Stream) deliver(b []byte) uint32 {
 	r := &st.recv
 	r.Lock()
 	defer r.Unlock()
-	credit := uint32(0)
-	if to := r.sink; to != nil && r.head == nil && len(b) <= sinkBelow {
-		// WriteTo is parked and stays so while busy: the destination is ours.
-		r.busy = true
-		r.Unlock()
-		n := to.try(b)
-		r.Lock()
-		r.busy = false
-		r.sunk += int64(n)
+	var credit uint32
+	if st.sinkableLocked() {
+		n := st.sinkLocked(func(to sink) int { return to.try(b) })
 		credit = st.consumeLocked(n)
-		b = b[n:]
-		if len(b) == 0 && r.err == nil && !r.spent && !r.deadline.passed() {
+		if b = b[n:]; len(b) == 0 && st.parkedLocked() {
 			return credit
 		}
 	}
@@ -89,6 +80,29 @@ func (st *Stream) deliver(b []byte) uint32 {
 	}
 	r.cond.Broadcast()
 	return credit
+}
+
+// sinkableLocked reports whether WriteTo is parked with a sink and nothing is ahead
+// of what comes.
+func (st *Stream) sinkableLocked() bool { return st.recv.sink != nil && st.recv.head == nil }
+
+// sinkLocked has the sink take what it can, without the lock. WriteTo stays parked
+// as long as busy is set, so the destination is ours meanwhile.
+func (st *Stream) sinkLocked(try func(sink) int) int {
+	r := &st.recv
+	to := r.sink
+	r.busy = true
+	r.Unlock()
+	n := try(to)
+	r.Lock()
+	r.busy = false
+	r.sunk += int64(n)
+	return n
+}
+
+// parkedLocked reports whether WriteTo has no reason to wake up.
+func (st *Stream) parkedLocked() bool {
+	return st.recv.err == nil && !st.recv.spent && !st.recv.deadline.passed()
 }
 
 // droppingLocked reports whether nobody wants what comes.
@@ -120,20 +134,43 @@ func (r *recvHalf) linkLocked(head, tail *chunk) {
 	r.tail = tail
 }
 
-// append takes over a list of chunks, whose bytes were admitted.
-func (st *Stream) append(head, tail *chunk) {
-	if head == nil {
-		return
-	}
+// append takes over chunks, whose bytes were admitted, or has the sink take them, and
+// returns the credit to give for that.
+func (st *Stream) append(l held) uint32 {
 	r := &st.recv
 	r.Lock()
 	defer r.Unlock()
-	if st.droppingLocked() {
-		freeChunks(head)
-		return
+	var credit uint32
+	if st.sinkableLocked() {
+		n := st.sinkLocked(func(to sink) int { return to.tryChunks(l.head) })
+		credit = st.consumeLocked(n)
+		l.skip(n)
+		if l.head == nil && st.parkedLocked() {
+			return credit
+		}
 	}
-	r.linkLocked(head, tail)
+	if l.head != nil && st.droppingLocked() {
+		freeChunks(l.head)
+	} else if l.head != nil {
+		r.linkLocked(l.head, l.tail)
+	}
 	r.cond.Broadcast()
+	return credit
+}
+
+// skip frees the first n bytes.
+func (l *held) skip(n int) {
+	l.n -= n
+	for c := l.head; c != nil && n > 0; c = l.head {
+		k := min(n, c.w-c.r)
+		c.r += k
+		n -= k
+		if c.r < c.w {
+			return
+		}
+		l.head = c.next
+		c.free()
+	}
 }
 
 // endRecv notes why nothing comes any more. What is there can still be read unless
@@ -263,7 +300,7 @@ func (st *Stream) WriteTo(w io.Writer) (int64, error) {
 			return total, nil
 		}
 		if err != nil {
-			return total, err
+			return total, st.opError("read", err)
 		}
 		n, err := st.writeChunks(w, to, chunks)
 		total += n

@@ -70,7 +70,7 @@ func (st *Stream) Read(p []byte) (int, error) {
 	}
 	n, credit, err := st.read(p)
 	st.session.credit(st, credit)
-	return n, err
+	return n, st.opError("read", err)
 }
 
 // CloseWrite ends this side's direction, behind what was written.
@@ -78,7 +78,7 @@ func (st *Stream) CloseWrite() error {
 	s := st.session
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	return st.finishLocked()
+	return st.opError("close", st.finishLocked())
 }
 
 func (st *Stream) finishLocked() error {
@@ -101,7 +101,7 @@ func (st *Stream) finishLocked() error {
 func (st *Stream) Close() error {
 	s := st.session
 	s.mu.Lock()
-	err := st.finishLocked()
+	_ = st.finishLocked() // an error says that it had ended, which is what is asked for
 	first := !st.send.closed
 	st.send.closed = true
 	if first && s.mu.streams[st.id] == st {
@@ -113,10 +113,7 @@ func (st *Stream) Close() error {
 		s.credit(st, st.discardRecv())
 		st.stopReadDeadline()
 	}
-	if err == ErrStreamReset || s.Err() != nil { //nolint:errorlint // set bare
-		return nil // it is closed, which is what was asked for
-	}
-	return err
+	return nil
 }
 
 // Reset ends both directions at once. The other side sees ECONNRESET, and this
@@ -161,7 +158,7 @@ func (st *Stream) SetReadDeadline(t time.Time) error {
 	r.Lock()
 	defer r.Unlock()
 	if r.spent {
-		return ErrStreamClosed
+		return st.opError("set", ErrStreamClosed)
 	}
 	if r.deadline == nil {
 		if t.IsZero() {
@@ -188,7 +185,7 @@ func (st *Stream) SetWriteDeadline(t time.Time) error {
 	defer s.mu.Unlock()
 	h := &st.send
 	if h.closed {
-		return ErrStreamClosed
+		return st.opError("set", ErrStreamClosed)
 	}
 	if h.deadline == nil {
 		if t.IsZero() {

@@ -11,6 +11,9 @@ type BufferedConn interface {
 	// Flush sends what was collected. Without wait it sends only what can be sent
 	// at once; done says that nothing is left. With wait it blocks until done.
 	Flush(wait bool) (done bool, err error)
+
+	// Ready says whether Read is sure to return something at once.
+	Ready() bool
 }
 
 // wire is the connection as a session uses it. Its writing methods are called by
@@ -29,6 +32,9 @@ type wire interface {
 
 	// readv fills several buffers in order, as far as bytes are there.
 	readv(bufs [][]byte) (int, error)
+
+	// ready says whether the next read is sure not to wait.
+	ready() bool
 
 	// await reads the first bytes of a frame. in holds no buffer while there are
 	// none.
@@ -56,6 +62,8 @@ func (w *plainWire) send(bufs [][]byte) (bool, error) { return false, gather(w.c
 func (w *plainWire) read(p []byte) (int, error) { return w.conn.Read(p) }
 
 func (w *plainWire) readv(bufs [][]byte) (int, error) { return w.conn.Read(bufs[0]) }
+
+func (w *plainWire) ready() bool { return false }
 
 func (w *plainWire) await(in *inbox) error {
 	in.release()
@@ -121,6 +129,8 @@ type bufferedWire struct {
 	plainWire
 	buffered BufferedConn
 }
+
+func (w *bufferedWire) ready() bool { return w.buffered.Ready() }
 
 // tlsRecord is the payload of a full TLS record (RFC 8446, section 5.1).
 const tlsRecord = 16 << 10

@@ -189,6 +189,8 @@ func (w *socketWire) readv(bufs [][]byte) (int, error) {
 	return w.in.n, w.in.err
 }
 
+func (w *socketWire) ready() bool { return false } // one call has brought what was there
+
 func (w *socketWire) read(p []byte) (int, error) {
 	one := [1][]byte{p}
 	return w.readv(one[:])
@@ -237,31 +239,59 @@ func streamSocket(v any) syscall.RawConn {
 	return raw
 }
 
+// socketError says of an error of a socket that isn't ours what package net would.
+func socketError(op string, c any, err error) error {
+	if raw, ok := err.(*net.OpError); ok { //nolint:errorlint // of syscall.RawConn, never wrapped
+		err = raw.Err
+	}
+	e := &net.OpError{Op: op, Err: err}
+	if c, ok := c.(net.Conn); ok {
+		e.Net, e.Source, e.Addr = c.LocalAddr().Network(), c.LocalAddr(), c.RemoteAddr()
+	}
+	return e
+}
+
 // newSink returns the way to write to w without blocking, nil if there is none.
 func newSink(w any) sink {
 	raw := streamSocket(w)
 	if raw == nil {
 		return nil
 	}
-	s := new(socketSink)
+	s := &socketSink{conn: w}
 	s.init(raw)
 	return s
 }
 
 // socketSink is a socket as the destination of a stream.
-type socketSink struct{ socketWriter }
+type socketSink struct {
+	socketWriter
+	conn any
+}
 
 func (s *socketSink) try(p []byte) int {
-	s.add(p)
+	s.socketWriter.add(p)
 	n, _ := s.socketWriter.write(false) // what fails here fails again for who writes the rest
 	return n
 }
 
-func (s *socketSink) write(chunks *chunk) (int64, error) {
-	for c := chunks; c != nil; c = c.next {
-		s.add(c.b[c.r:c.w])
+func (s *socketSink) add(list *chunk) {
+	for c := list; c != nil; c = c.next {
+		s.socketWriter.add(c.b[c.r:c.w])
 	}
+}
+
+func (s *socketSink) tryChunks(list *chunk) int {
+	s.add(list)
+	n, _ := s.socketWriter.write(false) // likewise
+	return n
+}
+
+func (s *socketSink) write(list *chunk) (int64, error) {
+	s.add(list)
 	n, err := s.socketWriter.write(true)
+	if err != nil {
+		err = socketError("write", s.conn, err)
+	}
 	return int64(n), err
 }
 
@@ -279,7 +309,7 @@ func readerInto(r io.Reader) func(limit int) (*sendBuf, int, error) {
 		buf = newSendBuf()
 		for {
 			n, rerr = syscall.Read(int(fd), buf.b[headerSize:headerSize+limit]) //nolint:gosec // a descriptor fits
-			switch rerr {                                                       //nolint:errorlint // an errno
+			switch rerr {
 			case syscall.EINTR:
 			case syscall.EAGAIN:
 				buf.free()
@@ -292,11 +322,12 @@ func readerInto(r io.Reader) func(limit int) (*sendBuf, int, error) {
 	}
 	return func(most int) (*sendBuf, int, error) {
 		buf, n, rerr, limit = nil, 0, nil, most
-		if err := raw.Read(attempt); err != nil {
-			return buf, 0, err
+		err := raw.Read(attempt)
+		if err == nil && rerr != nil {
+			err = os.NewSyscallError("read", rerr)
 		}
-		if rerr != nil {
-			return buf, 0, os.NewSyscallError("read", rerr)
+		if err != nil {
+			return buf, 0, socketError("read", r, err)
 		}
 		if n == 0 {
 			return buf, 0, io.EOF

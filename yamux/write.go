@@ -155,13 +155,13 @@ func (st *Stream) Write(p []byte) (int, error) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	if len(p) == 0 {
-		return 0, st.sendErrLocked()
+		return 0, st.opError("write", st.sendErrLocked())
 	}
 	for total < len(p) {
 		n, err := st.writeFrameLocked(p[total:])
 		total += n
 		if err != nil {
-			return total, err
+			return total, st.opError("write", err)
 		}
 	}
 	return total, nil
@@ -247,14 +247,14 @@ func (st *Stream) ReadFrom(r io.Reader) (int64, error) {
 	for {
 		limit, err := st.roomToRead()
 		if err != nil {
-			return total, err
+			return total, st.opError("write", err)
 		}
 		buf, n, rerr := read(limit)
 		if n > 0 {
 			sent, err := st.sendBuf(buf, n)
 			total += int64(sent)
 			if err != nil {
-				return total, err
+				return total, st.opError("write", err)
 			}
 		} else if buf != nil {
 			buf.free()
@@ -330,7 +330,8 @@ func (s *Session) controlLocked(h header) {
 	s.kickLocked()
 }
 
-// kickLocked sees to it that somebody sends what is queued.
+// kickLocked sees to it that somebody sends what is queued: a drainer, which by the
+// time it runs may find more.
 func (s *Session) kickLocked() {
 	if s.mu.writing || s.mu.err != nil {
 		return
@@ -382,7 +383,14 @@ func (s *Session) credit(st *Stream, n uint32) {
 	if s.mu.streams[st.id] != st || st.send.peerFIN {
 		return
 	}
-	s.controlLocked(header{kind: typeWindow, flags: st.takeFlagsLocked(), stream: st.id, length: n})
+	h := header{kind: typeWindow, flags: st.takeFlagsLocked(), stream: st.id, length: n}
+	if s.mu.writing {
+		s.mu.control = h.appendTo(s.mu.control)
+		return
+	}
+	// Bulk needs credit often: waking a drainer for it would cost more than sending.
+	h.put(s.mu.inline[:])
+	_ = s.inlineLocked(s.mu.inline[:], nil) // an error ends the session
 }
 
 // inlineLocked sends a frame from the caller's goroutine, without blocking. The

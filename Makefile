@@ -3,7 +3,7 @@
 GO ?= go
 TOOLS := -C tools build -mod=mod -o $(CURDIR)/bin/
 
-.PHONY: build test check lint race fuzz generate bench-connect vulncheck clean
+.PHONY: build test check lint race fuzz generate bench-connect bench-yamux bench-tunnel vulncheck clean
 
 build: ## the binary, in bin/
 	$(GO) build -trimpath -o bin/culvert ./cmd/culvert
@@ -37,6 +37,12 @@ generate: bin/protoc-gen-go ## Go code of the wire messages; needs protoc
 
 bench-connect: ## how long an agent takes to be of use
 	$(GO) test -run '^$$' -bench Connect -benchtime 100x ./bench
+
+bench-yamux: ## package yamux against the libraries and against its targets; root, for slow lines
+	$(GO) run ./bench/yamux
+
+bench-tunnel: ## whole tunnels against frp, if frps and frpc are on PATH
+	$(GO) run ./bench/tunnel
 
 bin/golangci-lint: tools/go.mod
 	$(GO) $(TOOLS) github.com/golangci/golangci-lint/v2/cmd/golangci-lint

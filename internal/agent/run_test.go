@@ -66,6 +66,7 @@ func node(t *testing.T, c net.Conn, reply *tunnel.HelloReply) (*link.Link, link.
 		return nil, nil
 	}
 	l := link.Server(c, link.Config{})
+	go func() { _ = l.Run(context.WithoutCancel(t.Context())) }()
 	ctl, err := l.Accept(t.Context())
 	if err != nil {
 		t.Error(err)

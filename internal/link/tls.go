@@ -36,7 +36,7 @@ type Dialer struct {
 
 // Dial connects to a node at host:port and authenticates it. Its caller owns the
 // connection.
-func (d *Dialer) Dial(ctx context.Context, address string) (*tls.Conn, error) {
+func (d *Dialer) Dial(ctx context.Context, address string) (*Conn, error) {
 	timeout := d.Timeout
 	if timeout <= 0 {
 		timeout = 10 * time.Second
@@ -51,13 +51,12 @@ func (d *Dialer) Dial(ctx context.Context, address string) (*tls.Conn, error) {
 	if err != nil {
 		return nil, err // *net.OpError names action and address
 	}
-	conn := tls.Client(raw, d.config(host))
-	if err := conn.HandshakeContext(ctx); err != nil {
-		_ = raw.Close()
+	conn, err := secure(ctx, raw, nil, tls.Client, d.config(host))
+	if err != nil {
 		return nil, fmt.Errorf("authenticate %s: %w", address, classify(ctx, err))
 	}
 	if conn.ConnectionState().NegotiatedProtocol != tunnel.ALPN {
-		_ = raw.Close()
+		_ = conn.Close()
 		return nil, fmt.Errorf("authenticate %s: %w", address, ErrNotANode)
 	}
 	return conn, nil

@@ -152,9 +152,8 @@ func copyHalf(dst, src *side, forward bool, progress *atomic.Int64) half {
 	return half{n: n, err: err, forward: forward}
 }
 
-// isWrite reports whether an error is that of writing to a socket, also one below TLS.
-// A socket that can't be written to is dead and gives out what it still has. Of a
-// stream that is not so sure, and its errors are not told apart by direction.
+// isWrite reports whether an error is that of writing to a connection, also one below
+// TLS. What can't be written to is dead, and gives out what it still has.
 func isWrite(err error) bool {
 	op, ok := errors.AsType[*net.OpError](err)
 	return ok && (op.Op == "write" || op.Op == "writev")
@@ -203,8 +202,8 @@ const bufferSize = 64 << 10
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
 
-// move copies src to dst. Streams of a link and TCP connections know better ways
-// than a buffer (io.WriterTo, io.ReaderFrom); io.Copy finds them.
+// move copies src to dst. Streams of a link know better ways
+// than a buffer (io.WriterTo, io.ReaderFrom).
 func move(dst, src net.Conn, progress *atomic.Int64) (int64, error) {
 	if p, ok := dst.(*Prefixed); ok {
 		return move(p.Conn, src, progress)
@@ -220,27 +219,24 @@ func move(dst, src net.Conn, progress *atomic.Int64) (int64, error) {
 		m, err := move(dst, p.Conn, progress)
 		return n + m, err
 	}
-	if progress == nil && fast(dst, src) {
-		n, err := io.Copy(dst, src)
-		return n, ended(err)
+	if progress == nil {
+		// Not by io.Copy, which would ask a socket first: that knows no streams, and
+		// hides itself from them.
+		if from, ok := src.(io.WriterTo); ok && !isSocket(src) {
+			n, err := from.WriteTo(dst)
+			return n, ended(err)
+		}
+		if to, ok := dst.(io.ReaderFrom); ok && !isSocket(dst) {
+			n, err := to.ReadFrom(src)
+			return n, ended(err)
+		}
 	}
 	return moveBuffered(dst, src, progress)
 }
 
-// fast reports whether io.Copy moves without a buffer of its own. TCPConn has both
-// methods for every peer but falls back to a 32 KiB buffer unless the other side
-// is a socket too.
-func fast(dst, src net.Conn) bool {
-	_, srcSocket := src.(*net.TCPConn)
-	_, dstSocket := dst.(*net.TCPConn)
-	if srcSocket && dstSocket {
-		return true
-	}
-	if _, ok := src.(io.WriterTo); ok && !srcSocket {
-		return true
-	}
-	_, ok := dst.(io.ReaderFrom)
-	return ok && !dstSocket
+func isSocket(c net.Conn) bool {
+	_, ok := c.(*net.TCPConn)
+	return ok
 }
 
 func moveBuffered(dst, src net.Conn, progress *atomic.Int64) (int64, error) {

@@ -102,7 +102,13 @@ func TestTCPSemantics(t *testing.T) {
 		agent, url := n.publish("tcp", at)
 		down := func(l logLine) bool { return strings.HasPrefix(l.str("msg"), "upstream is down") }
 		visit := func() error {
-			_, err := io.ReadAll(dial(t, tcpAddress(url)))
+			c, err := net.DialTimeout("tcp", tcpAddress(url), patience)
+			if err != nil {
+				return err // the reset may be there before connect has returned
+			}
+			defer c.Close()
+			check(t, c.SetDeadline(time.Now().Add(2*time.Minute)))
+			_, err = io.ReadAll(c)
 			return err
 		}
 		for range 3 {

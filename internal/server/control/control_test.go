@@ -99,6 +99,7 @@ func (b *bench) agent(h *tunnel.Hello) *peer {
 		b.t.Fatalf("welcome %v", w)
 	}
 	l := link.Client(c, link.Config{})
+	go func() { _ = l.Run(b.t.Context()) }()
 	ctl, err := l.Open(b.t.Context())
 	if err != nil {
 		b.t.Fatal(err)
@@ -215,7 +216,7 @@ func TestHostileHello(t *testing.T) {
 			b.greet(c, hello())
 			l := link.Client(c, link.Config{})
 			began := time.Now()
-			<-l.Done()
+			_ = l.Run(t.Context())
 			if took := time.Since(began); took > 2*handshakeTimeout {
 				t.Errorf("ended after %v", took)
 			}

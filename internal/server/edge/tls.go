@@ -25,7 +25,7 @@ func (e *Edge) serveTLS(ctx context.Context, c net.Conn) {
 		return
 	}
 	if hello.Offers(tunnel.ALPN) {
-		e.serveLink(ctx, splice.Prepend(c, hello.Raw))
+		e.serveLink(ctx, c, hello.Raw)
 		return
 	}
 	name := endpoint.Name{Kind: endpoint.TLS, Host: hello.ServerName}
@@ -55,7 +55,7 @@ func (e *Edge) serveLinkOnly(ctx context.Context, c net.Conn) {
 		closeWithAlert(c, alertNoApplicationProtocol)
 		return
 	}
-	e.serveLink(ctx, splice.Prepend(c, hello.Raw))
+	e.serveLink(ctx, c, hello.Raw)
 }
 
 // peek reads the ClientHello within its time and number limits. Without one it
@@ -89,15 +89,12 @@ func (e *Edge) peek(ctx context.Context, c net.Conn) (*clienthello.Hello, bool) 
 	return hello, true
 }
 
-// serveLink finishes the TLS handshake with an agent and hands the link on.
-func (e *Edge) serveLink(ctx context.Context, c net.Conn) {
-	conn := tls.Server(c, link.ServerConfig(e.cfg.Certs.Link))
-	hctx, cancel := context.WithTimeout(ctx, e.cfg.HelloTimeout)
-	err := conn.HandshakeContext(hctx)
-	cancel()
+// serveLink finishes the TLS handshake with an agent, whose ClientHello was read
+// already, and hands the link on.
+func (e *Edge) serveLink(ctx context.Context, c net.Conn, hello []byte) {
+	conn, err := link.Accept(ctx, c, hello, link.ServerConfig(e.cfg.Certs.Link), e.cfg.HelloTimeout)
 	if err != nil {
 		e.cfg.Logger.Debug("link handshake", "remote", c.RemoteAddr().String(), "error", err)
-		_ = c.Close()
 		return
 	}
 	if err := e.cfg.Link(ctx, conn); err != nil {

@@ -27,25 +27,13 @@ func (s *stream) Read(p []byte) (int, error) {
 	return n, s.explain(err)
 }
 
-// WriteTo keeps the multiplexer's way of moving buffers without a copy.
+// WriteTo keeps the link's way of moving buffers without a copy.
 func (s *stream) WriteTo(w io.Writer) (int64, error) {
 	if err := s.reply(); err != nil {
 		return 0, err
 	}
-	if wt, ok := s.Stream.(io.WriterTo); ok {
-		n, err := wt.WriteTo(w)
-		return n, s.explain(err)
-	}
-	n, err := io.Copy(w, struct{ io.Reader }{s.Stream})
+	n, err := s.Stream.WriteTo(w)
 	return n, s.explain(err)
-}
-
-// ReadFrom keeps the multiplexer's way of filling its own buffers.
-func (s *stream) ReadFrom(r io.Reader) (int64, error) {
-	if rf, ok := s.Stream.(io.ReaderFrom); ok {
-		return rf.ReadFrom(r)
-	}
-	return io.Copy(struct{ io.Writer }{s.Stream}, r)
 }
 
 // explain says of an error that it was the link that ended. A link ends before its

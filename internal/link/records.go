@@ -1,0 +1,116 @@
+package link
+
+import (
+	"net"
+	"sync"
+)
+
+// records is the connection below TLS. TLS reads and writes record by record, and
+// a record is 16 KiB at most; records makes few and large system calls of that.
+// While nothing is under way it holds no buffer.
+type records struct {
+	net.Conn
+	socket *socket // nil: Conn's own methods will do
+	prefix []byte  // to be read first
+
+	in struct { // of the one goroutine that reads
+		buf  *[readBatch]byte
+		r, w int
+	}
+
+	mu struct {
+		sync.Mutex
+		collecting bool
+		out        *[]byte // collected; nil: nothing
+		sent       int     // bytes of out
+		err        error   // of sending
+	}
+}
+
+// Sizes of system calls, in bytes. A write is tried as soon as there are so many.
+const (
+	readBatch  = 128 << 10
+	writeBatch = 64 << 10
+)
+
+var (
+	readBuffers  = sync.Pool{New: func() any { return new([readBatch]byte) }}
+	writeBuffers = sync.Pool{New: func() any { b := make([]byte, 0, writeBatch+(20<<10)); return &b }}
+)
+
+func newRecords(c net.Conn, prefix []byte) *records {
+	return &records{Conn: c, socket: newSocket(c), prefix: prefix}
+}
+
+// Read returns what is there; when nothing is, it waits and reads as much as there
+// is.
+func (r *records) Read(p []byte) (int, error) {
+	if len(r.prefix) > 0 {
+		n := copy(p, r.prefix)
+		if r.prefix = r.prefix[n:]; len(r.prefix) == 0 {
+			r.prefix = nil
+		}
+		return n, nil
+	}
+	if r.socket == nil {
+		return r.Conn.Read(p)
+	}
+	in := &r.in
+	if in.r == in.w {
+		var err error
+		in.r = 0
+		in.buf, in.w, err = r.socket.read()
+		if err != nil {
+			in.w = 0
+			return 0, err
+		}
+	}
+	n := copy(p, in.buf[in.r:in.w])
+	if in.r += n; in.r == in.w {
+		readBuffers.Put(in.buf)
+		in.buf, in.r, in.w = nil, 0, 0
+	}
+	return n, nil
+}
+
+// maxRecord is the size of the largest TLS record (RFC 8446, section 5.2).
+const maxRecord = 5 + 16<<10 + 256
+
+// buffered is how much was read and TLS has not taken yet.
+func (r *records) buffered() int { return r.in.w - r.in.r }
+
+// collect begins or ends the collecting of what is written.
+func (r *records) collect(on bool) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	r.mu.collecting = on
+}
+
+// Write sends p behind what was collected. While collecting it only adds to that,
+// and sends what can be sent at once when there is much.
+func (r *records) Write(p []byte) (int, error) {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.mu.err != nil {
+		return 0, r.mu.err
+	}
+	if r.mu.out == nil {
+		if !r.mu.collecting {
+			return r.Conn.Write(p)
+		}
+		r.mu.out = writeBuffers.Get().(*[]byte)
+	}
+	*r.mu.out = append(*r.mu.out, p...)
+	if !r.mu.collecting || len(*r.mu.out)-r.mu.sent < writeBatch {
+		return len(p), nil
+	}
+	_, err := r.flushLocked()
+	return len(p), err
+}
+
+// releaseLocked gives the buffer back.
+func (r *records) releaseLocked() {
+	*r.mu.out = (*r.mu.out)[:0]
+	writeBuffers.Put(r.mu.out)
+	r.mu.out, r.mu.sent = nil, 0
+}

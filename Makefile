@@ -40,6 +40,7 @@ bench-connect: ## how long an agent takes to be of use
 
 bench-yamux: ## package yamux against the libraries and against its targets; root, for slow lines
 	$(GO) run ./bench/yamux
+	$(GO) test -run "^$$" -bench Idle -benchtime 1x ./bench/yamux
 
 bench-tunnel: ## whole tunnels against frp, if frps and frpc are on PATH
 	$(GO) run ./bench/tunnel

@@ -82,9 +82,12 @@ func (s *Session) now() int64 { return int64(time.Since(s.began)) }
 func (s *Session) readLoop() error {
 	s.in.buf = s.in.small[:]
 	defer s.in.release()
-	for {
+	frames := int32(0)
+	for ; ; frames++ {
 		if s.in.r == s.in.w {
 			s.in.r, s.in.w = 0, 0
+			s.crowd.Store(frames)
+			frames = 0
 			err := s.wire.await(&s.in)
 			s.received(s.in.w)
 			if err != nil {

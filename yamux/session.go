@@ -26,6 +26,7 @@ type Session struct {
 	iov [][]byte // storage
 
 	heard             atomic.Int64 // now, when a byte last came
+	crowd             atomic.Int32 // frames that came in together lately
 	bytesIn, bytesOut atomic.Int64
 	extra             Budget // windows beyond the initial ones
 	path              path

@@ -3,6 +3,7 @@ package yamux
 import (
 	"fmt"
 	"io"
+	"runtime"
 )
 
 // outbox is what is to be sent. It is part of Session.mu.
@@ -176,11 +177,12 @@ func (st *Stream) writeFrameLocked(p []byte) (int, error) {
 	}
 	p = p[:min(len(p), int(st.send.window))]
 	switch {
-	case !s.mu.writing:
+	case !s.mu.writing && !s.crowded(len(p)):
 		st.spendLocked(len(p)).put(s.mu.inline[:])
 		return len(p), s.inlineLocked(s.mu.inline[:], p)
 	case st.isLightLocked(len(p)):
 		st.queueLightLocked(p)
+		s.kickLocked()
 		return len(p), nil
 	}
 	// The queue takes a copy, which is made without the lock.
@@ -223,15 +225,18 @@ func (st *Stream) sendBufLocked(buf *sendBuf, n int) (int, error) {
 // is room, and takes it over.
 func (st *Stream) sendFrameLocked(buf *sendBuf, n int) error {
 	s := st.session
-	if s.mu.writing && st.isLightLocked(n) {
+	queue := s.mu.writing || s.crowded(n)
+	if queue && st.isLightLocked(n) {
 		st.queueLightLocked(buf.b[headerSize : headerSize+n])
 		buf.free()
+		s.kickLocked()
 		return nil
 	}
 	st.spendLocked(n).put(buf.b[:])
 	buf.n = headerSize + n
-	if s.mu.writing {
+	if queue {
 		st.queueBulkLocked(buf)
+		s.kickLocked()
 		return nil
 	}
 	err := s.inlineLocked(buf.b[:buf.n], nil)
@@ -435,8 +440,18 @@ func (s *Session) idleLocked() {
 	s.checkDrainedLocked()
 }
 
+// crowded reports whether many streams are at work by turns, and a frame of n bytes is
+// likely to be one of many short ones that one call could send.
+func (s *Session) crowded(n int) bool { return n <= lightFrame && s.crowd.Load() >= crowdSize }
+
+// crowdSize is how many frames that came together make a crowd.
+const crowdSize = 4
+
 // drain sends until nothing is queued.
 func (s *Session) drain() {
+	if s.crowded(0) {
+		runtime.Gosched() // the others, who are about to write, go first
+	}
 	var batch batch
 	waited, err := s.wire.send(nil) // what an inline frame left
 	for err == nil && s.gather(&batch, waited) {

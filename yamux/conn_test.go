@@ -321,3 +321,21 @@ func TestAddresses(t *testing.T) {
 		t.Error("the client's streams are odd, the server's even")
 	}
 }
+
+// TestPeerDiesWithinFrame: to a stream, a connection that breaks off is a reset,
+// wherever in a frame it does.
+func TestPeerDiesWithinFrame(t *testing.T) {
+	for _, sent := range []int{headerSize / 2, headerSize, headerSize + 10} {
+		a, b := tcpPair(t)
+		c := run(t, Client(a, Config{}))
+		st := open(t, c)
+		frame := append(header{kind: typeData, stream: st.ID(), length: 100}.appendTo(nil), make([]byte, 100)...)
+		if _, err := b.Write(frame[:sent]); err != nil {
+			t.Fatal(err)
+		}
+		b.Close()
+		_, err := io.ReadFull(st, make([]byte, 100))
+		is(t, err, syscall.ECONNRESET)
+		<-c.Done()
+	}
+}

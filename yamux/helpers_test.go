@@ -64,7 +64,7 @@ func narrowPair(tb testing.TB) (net.Conn, net.Conn) {
 	a, b := tcpPair(tb)
 	for _, c := range []net.Conn{a, b} {
 		tcp := c.(*net.TCPConn)
-		if err := tcp.SetWriteBuffer(4<<10); err != nil {
+		if err := tcp.SetWriteBuffer(4 << 10); err != nil {
 			tb.Fatal(err)
 		}
 	}

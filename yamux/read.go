@@ -137,6 +137,9 @@ func (s *Session) handle(h header) error {
 }
 
 func (s *Session) onData(h header) error {
+	if int64(h.length) > int64(s.cfg.MaxStreamWindow) { // no stream, not even one that is gone, had such credit
+		return &ProtocolError{Reason: ErrWindowExceeded, Stream: h.stream}
+	}
 	st, err := s.route(h)
 	if err != nil {
 		return err

@@ -82,7 +82,7 @@ func (s *Session) onPing(h header) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.controlLocked(header{kind: typePing, flags: flagACK, length: h.length})
-		return s.mu.patience.spend(s.now())
+		return s.bearLocked()
 	}
 	if s.pong(h.length) {
 		_, _ = s.ping(nil)
@@ -241,6 +241,19 @@ func (p *patience) spend(now int64) error {
 		return &ProtocolError{Reason: ErrFlood}
 	}
 	return nil
+}
+
+// maxControl bounds the bytes of control frames that wait to be sent while the other
+// side asks for more. Credit for all the streams there may be is less.
+const maxControl = 1 << 20
+
+// bearLocked notes a request that costs the other side nothing. Answers that it
+// does not read must not add up.
+func (s *Session) bearLocked() error {
+	if len(s.mu.control) > maxControl {
+		return &ProtocolError{Reason: ErrFlood}
+	}
+	return s.mu.patience.spend(s.now())
 }
 
 // lazily is how long a SYN or ACK waits for a frame to travel with.

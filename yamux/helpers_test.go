@@ -58,13 +58,14 @@ func tcpPair(tb testing.TB) (net.Conn, net.Conn) {
 }
 
 // narrowPair is a tcpPair whose send buffers are so small that most writes are
-// taken in part. Small receive buffers too would leave TCP to its timers.
+// taken in part. Smaller than a segment of loopback, they would leave TCP to its
+// timers.
 func narrowPair(tb testing.TB) (net.Conn, net.Conn) {
 	tb.Helper()
 	a, b := tcpPair(tb)
 	for _, c := range []net.Conn{a, b} {
 		tcp := c.(*net.TCPConn)
-		if err := tcp.SetWriteBuffer(4 << 10); err != nil {
+		if err := tcp.SetWriteBuffer(64 << 10); err != nil {
 			tb.Fatal(err)
 		}
 	}

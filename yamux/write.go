@@ -87,6 +87,11 @@ func (st *Stream) roomLocked(n int) error {
 				s.mu.waiting = append(s.mu.waiting, t)
 			}
 		}
+		if t != nil && t.granted { // another writer of the stream was faster
+			t = nil
+			s.grantLocked()
+			continue
+		}
 		h.cond.Wait()
 	}
 }

@@ -18,6 +18,7 @@ type recvHalf struct {
 	busy bool  // the sink is being written to
 	sunk int64 // bytes the sink took since WriteTo parked
 
+	lost       uint32 // room in chunks that others are linked behind
 	window     uint32 // credit that the other side has
 	size       uint32 // what the credit is renewed to
 	consumed   uint32 // bytes read since the last renewal
@@ -100,7 +101,7 @@ func (r *recvHalf) copyLocked(b []byte) {
 		if r.tail == nil || r.tail.w == len(r.tail.b) {
 			size := len(b)
 			if r.head != r.tail {
-				size = largeChunk // nobody keeps up: few chunks rather than fitting ones
+				size = max(size, mediumChunk) // nobody keeps up: few chunks rather than fitting ones
 			}
 			c := newChunk(size)
 			r.linkLocked(c, c)
@@ -115,9 +116,17 @@ func (r *recvHalf) linkLocked(head, tail *chunk) {
 	if r.tail == nil {
 		r.head = head
 	} else {
+		r.lost += r.tail.room()
 		r.tail.next = head
 	}
 	r.tail = tail
+}
+
+// wastefulLocked reports whether the room in the last chunk, which is lost when
+// another is linked behind it, is too much to lose. Bytes that come in small pieces
+// would else hold many times their size.
+func (r *recvHalf) wastefulLocked() bool {
+	return r.tail != nil && r.lost+r.tail.room() > r.size/32
 }
 
 // append takes over a list of chunks, whose bytes were admitted.
@@ -132,8 +141,15 @@ func (st *Stream) append(head, tail *chunk) {
 		freeChunks(head)
 		return
 	}
-	r.linkLocked(head, tail)
 	r.cond.Broadcast()
+	if !r.wastefulLocked() {
+		r.linkLocked(head, tail)
+		return
+	}
+	for c := head; c != nil; c = c.next {
+		r.copyLocked(c.b[:c.w])
+	}
+	freeChunks(head)
 }
 
 // endRecv notes why nothing comes any more. What is there can still be read unless
@@ -172,7 +188,7 @@ func (st *Stream) discardRecv() uint32 {
 
 func (r *recvHalf) clearLocked() {
 	freeChunks(r.head)
-	r.head, r.tail = nil, nil
+	r.head, r.tail, r.lost = nil, nil, 0
 }
 
 // waitRecvLocked parks until there is something to read, or returns why there
@@ -221,6 +237,8 @@ func (st *Stream) read(p []byte) (int, uint32, error) {
 		}
 		if r.head = c.next; r.head == nil {
 			r.tail = nil
+		} else {
+			r.lost -= c.room()
 		}
 		c.free()
 	}
@@ -238,7 +256,7 @@ func (st *Stream) take(to sink) (chunks *chunk, sunk int64, err error) {
 	r.sink = nil
 	sunk, r.sunk = r.sunk, 0
 	if err == nil {
-		chunks, r.head, r.tail = r.head, nil, nil
+		chunks, r.head, r.tail, r.lost = r.head, nil, nil, 0
 	}
 	return chunks, sunk, err
 }

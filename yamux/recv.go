@@ -13,6 +13,7 @@ type recvHalf struct {
 	err        error // why no more comes than what is in the chunks
 	deadline   *deadline
 	spent      bool // nobody reads any more: Close or Reset
+	taken      bool // WriteTo has chunks that it took
 
 	sink sink  // takes short messages while WriteTo is parked
 	busy bool  // the sink is being written to
@@ -162,12 +163,22 @@ func (st *Stream) endRecv(err error, drop bool) {
 		return
 	}
 	r.err = err
-	st.session.returnWindow(r.size - InitialWindow)
-	r.size = InitialWindow
 	if drop {
 		r.clearLocked()
 	}
+	if r.head == nil && !r.taken {
+		st.returnWindowLocked()
+	}
 	r.cond.Broadcast()
+}
+
+// returnWindowLocked takes what the window grew by off the account. It stays there
+// while bytes that it let in are held, also when no more can come: else streams that
+// are filled, ended and not read would hold any amount.
+func (st *Stream) returnWindowLocked() {
+	r := &st.recv
+	st.session.returnWindow(r.size - InitialWindow)
+	r.size = InitialWindow
 }
 
 // discardRecv is for a stream that nobody reads any more. It returns the credit for
@@ -177,6 +188,7 @@ func (st *Stream) discardRecv() uint32 {
 	r.Lock()
 	defer r.Unlock()
 	r.spent = true
+	st.returnWindowLocked()
 	n := 0
 	for c := r.head; c != nil; c = c.next {
 		n += c.w - c.r
@@ -205,6 +217,7 @@ func (st *Stream) waitRecvLocked() error {
 		case r.head != nil:
 			return nil
 		case r.err != nil:
+			st.returnWindowLocked()
 			return r.err
 		}
 		if first && st.opening.Load() {
@@ -251,12 +264,13 @@ func (st *Stream) take(to sink) (chunks *chunk, sunk int64, err error) {
 	r := &st.recv
 	r.Lock()
 	defer r.Unlock()
-	r.sink = to
+	r.sink, r.taken = to, false
 	err = st.waitRecvLocked()
 	r.sink = nil
 	sunk, r.sunk = r.sunk, 0
 	if err == nil {
 		chunks, r.head, r.tail, r.lost = r.head, nil, nil, 0
+		r.taken = true
 	}
 	return chunks, sunk, err
 }

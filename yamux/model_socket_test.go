@@ -1,6 +1,7 @@
 package yamux
 
 import (
+	"fmt"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -56,8 +57,9 @@ func (p player) writeToSocket() error {
 func TestModelOverSockets(t *testing.T) {
 	seeds(t, 15, func(t *testing.T, seed uint64) {
 		stuck := time.AfterFunc(2*time.Minute, func() {
+			fmt.Fprintln(os.Stderr, "stuck with seed", seed)
 			_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
-			panic("the model over sockets is stuck: see the seed above")
+			panic("the model over sockets is stuck")
 		})
 		defer stuck.Stop()
 		t.Run("seed", func(t *testing.T) {

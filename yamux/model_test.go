@@ -249,6 +249,9 @@ func (p player) reads(r *rand.Rand) {
 			return
 		}
 		if !p.goesOn("read", err) || errors.Is(err, errEnough) {
+			p.aborted.Store(true)
+			p.dirs[p.side].fin.Store(true)
+			_ = p.st.Close() // or both sides might write to who does not read
 			return
 		}
 	}

@@ -55,7 +55,7 @@ func (p player) writeToSocket() error {
 // TestModelOverSockets runs the model over real sockets with small buffers, so that
 // most writes are taken in part, and joins streams to such sockets too.
 func TestModelOverSockets(t *testing.T) {
-	seeds(t, 15, func(t *testing.T, seed uint64) {
+	seeds(t, 10, func(t *testing.T, seed uint64) {
 		stuck := time.AfterFunc(2*time.Minute, func() {
 			fmt.Fprintln(os.Stderr, "stuck with seed", seed)
 			_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)

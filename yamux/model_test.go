@@ -463,7 +463,7 @@ func seeds(t *testing.T, count int, f func(t *testing.T, seed uint64)) {
 // TestModel runs the model over connections in memory, with a clock of its own:
 // who waits for what never comes is found as a deadlock.
 func TestModel(t *testing.T) {
-	seeds(t, 60, func(t *testing.T, seed uint64) {
+	seeds(t, 25, func(t *testing.T, seed uint64) {
 		defer func() {
 			if p := recover(); p != nil {
 				t.Fatalf("seed %d: %v", seed, p)

@@ -38,7 +38,7 @@ func TestConformance(t *testing.T) {
 // TestEchoes carries large streams over every kind of connection in both
 // directions at once.
 func TestEchoes(t *testing.T) {
-	eachWire(t, Config{}, func(t *testing.T, c, s *Session) {
+	eachWire(t, func(t *testing.T, c, s *Session) {
 		var tasks sync.WaitGroup
 		for i := range 6 {
 			from, to := c, s
@@ -120,7 +120,7 @@ func TestDeadlines(t *testing.T) {
 }
 
 func TestDeadlinesConcurrently(t *testing.T) {
-	c, s := tcpSessions(t, Config{})
+	c, s := tcpSessions(t)
 	st, _ := streams(t, c, s)
 	var tasks sync.WaitGroup
 	for range 4 {
@@ -137,7 +137,7 @@ func TestDeadlinesConcurrently(t *testing.T) {
 }
 
 func TestCloseWrite(t *testing.T) {
-	eachWire(t, Config{}, func(t *testing.T, c, s *Session) {
+	eachWire(t, func(t *testing.T, c, s *Session) {
 		st, other := streams(t, c, s)
 		want := filler(2, 1<<20)
 		var tasks sync.WaitGroup
@@ -176,7 +176,7 @@ func TestCloseWrite(t *testing.T) {
 }
 
 func TestCloseResetsWhoSendsOn(t *testing.T) {
-	eachWire(t, Config{}, func(t *testing.T, c, s *Session) {
+	eachWire(t, func(t *testing.T, c, s *Session) {
 		st, other := streams(t, c, s)
 		if _, err := other.Write([]byte("unread")); err != nil {
 			t.Fatal(err)
@@ -208,7 +208,7 @@ func TestCloseResetsWhoSendsOn(t *testing.T) {
 }
 
 func TestResetOfStream(t *testing.T) {
-	eachWire(t, Config{}, func(t *testing.T, c, s *Session) {
+	eachWire(t, func(t *testing.T, c, s *Session) {
 		st, other := streams(t, c, s)
 		if _, err := st.Write([]byte("last words")); err != nil {
 			t.Fatal(err)
@@ -272,7 +272,7 @@ func TestLinger(t *testing.T) {
 }
 
 func TestSessionEndsReachStreams(t *testing.T) {
-	eachWire(t, Config{}, func(t *testing.T, c, s *Session) {
+	eachWire(t, func(t *testing.T, c, s *Session) {
 		st, other := streams(t, c, s)
 		full, fullThere := streams(t, c, s)
 		finished, _ := streams(t, c, s)
@@ -312,7 +312,7 @@ func TestSessionEndsReachStreams(t *testing.T) {
 }
 
 func TestAddresses(t *testing.T) {
-	c, s := tcpSessions(t, Config{})
+	c, s := tcpSessions(t)
 	st, other := streams(t, c, s)
 	if st.LocalAddr() != c.LocalAddr() || st.RemoteAddr().String() != other.LocalAddr().String() || other.RemoteAddr() != s.RemoteAddr() {
 		t.Error("addresses are not the connection's")

@@ -42,7 +42,7 @@ func TestRelay(t *testing.T) {
 		pair func(testing.TB) (net.Conn, net.Conn)
 	}{{"tcp", tcpPair}, {"narrow", narrowPair}, {"unix", unixPair}, {"pipe", pipePair}} {
 		t.Run(kind.name, func(t *testing.T) {
-			eachWire(t, Config{}, func(t *testing.T, c, s *Session) {
+			eachWire(t, func(t *testing.T, c, s *Session) {
 				st, other := streams(t, c, s)
 				visitor, in := kind.pair(t)
 				out, upstream := kind.pair(t)
@@ -83,7 +83,7 @@ func TestRelay(t *testing.T) {
 // TestSinkPingPong sends short messages there and back while WriteTo is parked on
 // both sides, which is when they go straight to the sockets.
 func TestSinkPingPong(t *testing.T) {
-	c, s := tcpSessions(t, Config{})
+	c, s := tcpSessions(t)
 	st, other := streams(t, c, s)
 	visitor, near := tcpPair(t)
 	far, upstream := tcpPair(t)
@@ -114,7 +114,7 @@ func TestSinkPingPong(t *testing.T) {
 // TestWriteToBlockedSink: a destination that takes nothing holds up its stream
 // and no other, and gets all bytes in order in the end.
 func TestWriteToBlockedSink(t *testing.T) {
-	c, s := tcpSessions(t, Config{})
+	c, s := tcpSessions(t)
 	st, other := streams(t, c, s)
 	near, far := narrowPair(t)
 	copied := make(chan error, 1)
@@ -146,7 +146,7 @@ func TestWriteToBlockedSink(t *testing.T) {
 // TestWriteToFails: the error of the destination comes back, from the middle of
 // bulk and from a parked WriteTo, and the session goes on.
 func TestWriteToFails(t *testing.T) {
-	c, s := tcpSessions(t, Config{})
+	c, s := tcpSessions(t)
 	t.Run("plain writer", func(t *testing.T) {
 		st, other := streams(t, c, s)
 		broken := errors.New("broken")
@@ -213,7 +213,7 @@ func TestWriteToFails(t *testing.T) {
 }
 
 func TestWriteToEnds(t *testing.T) {
-	c, s := tcpSessions(t, Config{})
+	c, s := tcpSessions(t)
 	for name, end := range map[string]struct {
 		how  func(st, other *Stream)
 		want error
@@ -255,7 +255,7 @@ func TestWriteToEnds(t *testing.T) {
 }
 
 func TestReadFromEnds(t *testing.T) {
-	c, s := tcpSessions(t, Config{})
+	c, s := tcpSessions(t)
 	t.Run("source fails", func(t *testing.T) {
 		st, other := streams(t, c, s)
 		broken := errors.New("broken")

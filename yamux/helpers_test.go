@@ -81,12 +81,12 @@ var wires = []struct {
 }{{"tcp", tcpPair}, {"narrow", narrowPair}, {"pipe", pipePair}, {"buffered", bufferedPair}}
 
 // eachWire runs f with a pair of sessions over each kind of connection.
-func eachWire(t *testing.T, cfg Config, f func(t *testing.T, c, s *Session)) {
+func eachWire(t *testing.T, f func(t *testing.T, c, s *Session)) {
 	t.Helper()
 	for _, w := range wires {
 		t.Run(w.name, func(t *testing.T) {
 			a, b := w.pair(t)
-			c, s := sessions(t, a, b, cfg)
+			c, s := sessions(t, a, b, Config{})
 			f(t, c, s)
 		})
 	}
@@ -115,10 +115,10 @@ func sessions(tb testing.TB, a, b net.Conn, cfg Config) (client, server *Session
 }
 
 // tcpSessions are sessions over loopback.
-func tcpSessions(tb testing.TB, cfg Config) (client, server *Session) {
+func tcpSessions(tb testing.TB) (client, server *Session) {
 	tb.Helper()
 	a, b := tcpPair(tb)
-	return sessions(tb, a, b, cfg)
+	return sessions(tb, a, b, Config{})
 }
 
 // streams opens a stream and returns both ends.
@@ -152,24 +152,6 @@ func filler(seed uint64, n int) []byte {
 	b := make([]byte, n)
 	_, _ = r.Read(b)
 	return b
-}
-
-// fill writes to st until nothing more goes out, and returns how much did.
-func fillUp(tb testing.TB, st *Stream) int {
-	tb.Helper()
-	total := 0
-	for {
-		_ = st.SetWriteDeadline(time.Now().Add(50 * time.Millisecond))
-		n, err := st.Write(make([]byte, 64<<10))
-		total += n
-		if err != nil {
-			if !errors.Is(err, os.ErrDeadlineExceeded) {
-				tb.Fatal(err)
-			}
-			_ = st.SetWriteDeadline(time.Time{})
-			return total
-		}
-	}
 }
 
 // flows fails the test unless a stream from a to b echoes some bytes soon.

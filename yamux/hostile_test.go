@@ -2,6 +2,7 @@ package yamux
 
 import (
 	"bufio"
+	"context"
 	"errors"
 	"io"
 	"net"
@@ -117,7 +118,7 @@ type hostility struct {
 	send   func(add func(...header))      // then these
 	flood  func(i int) header             // then a million of these
 	want   error                          // nil: the session goes on
-	accept bool                           // an app accepts all streams and reads
+	accept bool                           // an app accepts all streams
 	check  func(t *testing.T, s *Session) // at the end, of a session that goes on
 }
 
@@ -196,7 +197,7 @@ var hostilities = []hostility{
 // TestHostilePeers: each ends its own session, with the right error, or harms
 // nothing; and another session of the process goes on all the while.
 func TestHostilePeers(t *testing.T) {
-	c, s := tcpSessions(t, Config{})
+	c, s := tcpSessions(t)
 	flows(t, c, s)
 	for _, h := range hostilities {
 		t.Run(h.name, func(t *testing.T) { h.run(t, c, s) })
@@ -281,24 +282,15 @@ func (h hostility) ends(t *testing.T, p *rawPeer, victim *Session, farewell bool
 	}
 }
 
-// acceptAll is an app that reads what comes until the session ends.
+// acceptAll is an app that takes all streams and is slow to do anything with them.
 func acceptAll(s *Session) (wait func()) {
 	var tasks sync.WaitGroup
 	tasks.Go(func() {
 		for {
-			st, err := s.accept()
-			for st == nil && err == nil {
-				select {
-				case <-s.acceptable:
-				case <-s.done:
-				}
-				st, err = s.accept()
-			}
+			_, err := s.Accept(context.Background())
 			if err != nil {
 				return
 			}
-			st.recv.Lock() // no goroutine each: only the streams are to cost
-			st.recv.Unlock()
 		}
 	})
 	return tasks.Wait

@@ -56,11 +56,7 @@ func (p player) writeToSocket() error {
 // most writes are taken in part, and joins streams to such sockets too.
 func TestModelOverSockets(t *testing.T) {
 	seeds(t, 10, func(t *testing.T, seed uint64) {
-		stuck := time.AfterFunc(2*time.Minute, func() {
-			fmt.Fprintln(os.Stderr, "stuck with seed", seed)
-			_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 1)
-			panic("the model over sockets is stuck")
-		})
+		stuck := time.AfterFunc(2*time.Minute, func() { panicStuck(seed) })
 		defer stuck.Stop()
 		t.Run("seed", func(t *testing.T) {
 			r := rand.New(rand.NewPCG(seed, 0))
@@ -71,4 +67,10 @@ func TestModelOverSockets(t *testing.T) {
 			m.session(r, sides, ended)
 		})
 	})
+}
+
+// panicStuck shows where a model that does not end waits.
+func panicStuck(seed uint64) {
+	_ = pprof.Lookup("goroutine").WriteTo(os.Stderr, 2)
+	panic(fmt.Sprintf("the model is stuck with seed %d", seed))
 }

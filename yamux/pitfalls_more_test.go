@@ -14,7 +14,7 @@ import (
 // TestPitfall06SYNIsNotOvertaken: streams that are opened and written to by many at
 // once arrive whole; data before its SYN would be dropped.
 func TestPitfall06SYNIsNotOvertaken(t *testing.T) {
-	eachWire(t, Config{}, func(t *testing.T, c, s *Session) {
+	eachWire(t, func(t *testing.T, c, s *Session) {
 		var tasks sync.WaitGroup
 		for i := range 16 {
 			tasks.Go(func() {

@@ -112,7 +112,7 @@ func TestPitfall01NoFrameHalfOwned(t *testing.T) {
 // TestPitfall02ReceiveLoopAndClose: bytes come in from all streams while they, and
 // then the session, are closed; nothing locks up.
 func TestPitfall02ReceiveLoopAndClose(t *testing.T) {
-	eachWire(t, Config{}, func(t *testing.T, c, s *Session) {
+	eachWire(t, func(t *testing.T, c, s *Session) {
 		var tasks sync.WaitGroup
 		for i := range 40 {
 			st, other := streams(t, c, s)
@@ -222,7 +222,7 @@ func raw(t *testing.T) (*Session, *rawPeer) {
 // TestPitfall04StalledReaders: 100 streams whose readers stopped, all others flow
 // as ever.
 func TestPitfall04StalledReaders(t *testing.T) {
-	eachWire(t, Config{}, func(t *testing.T, c, s *Session) {
+	eachWire(t, func(t *testing.T, c, s *Session) {
 		for range 100 {
 			st, _ := streams(t, c, s)
 			go func() { _, _ = st.ReadFrom(neverEnding{}) }()

@@ -69,7 +69,7 @@ func startRun(s *yamux.Session) <-chan error {
 // shape of the others.
 type halfCloser struct{ *hashicorp.Stream }
 
-func (h halfCloser) CloseWrite() error { return h.Stream.Close() }
+func (h halfCloser) CloseWrite() error { return h.Close() }
 
 func ofHashicorp(t *testing.T, conn net.Conn, client bool) session {
 	make := hashicorp.Server

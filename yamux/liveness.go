@@ -19,7 +19,7 @@ type path struct {
 		samples [8]int64 // the last round trips, a ring
 		next    int
 		timer   *time.Timer
-		wrote   int64 // bytesOut at the last look
+		wrote   int64 // Session.taken at the last look
 		missed  int
 		probed  int64 // now at the last ping of its own
 		stopped bool
@@ -169,7 +169,7 @@ func (s *Session) look() {
 	interval := int64(s.cfg.KeepAliveInterval)
 	p := &s.path
 	now := s.now()
-	wrote := s.bytesOut.Load()
+	wrote := s.taken.Load()
 	s.mu.Lock()
 	busy := s.mu.writing
 	s.mu.Unlock()

@@ -90,6 +90,25 @@ func TestKeepAliveBusy(t *testing.T) {
 	}
 }
 
+// TestKeepAliveSlowBatch: a connection that takes one batch of the session's for
+// longer than the silence that would end it is busy all the while.
+func TestKeepAliveSlowBatch(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		a, b := memPair(memPath{rate: 12 << 10, buffer: 1000}, memPath{buffer: 1 << 20})
+		c, s := sessions(t, a, b, Config{})
+		for range 5 {
+			st, other := streams(t, c, s)
+			go func() { _, _ = st.ReadFrom(neverEnding{}) }()
+			go func() { _, _ = io.Copy(io.Discard, other) }()
+		}
+		<-time.After(10 * time.Minute)
+		if c.Err() != nil || s.Err() != nil {
+			t.Errorf("ended: %v, %v", c.Err(), s.Err())
+		}
+		_ = c.Close()
+	})
+}
+
 // TestKeepAliveAnyByte: bytes are a sign of life, also of who answers no ping.
 func TestKeepAliveAnyByte(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

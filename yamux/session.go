@@ -27,7 +27,8 @@ type Session struct {
 
 	heard             atomic.Int64 // now, when a byte last came
 	bytesIn, bytesOut atomic.Int64
-	extra             Budget // windows beyond the initial ones
+	taken             atomic.Int64 // bytes that the connection took; ahead of bytesOut within a batch
+	extra             Budget       // windows beyond the initial ones
 	path              path
 
 	mu struct {
@@ -58,9 +59,10 @@ func Server(conn net.Conn, cfg Config) *Session { return newSession(conn, cfg, f
 
 func newSession(conn net.Conn, cfg Config, client bool) *Session {
 	s := &Session{
-		conn: conn, wire: newWire(conn), cfg: cfg.withDefaults(), client: client, began: time.Now(),
+		conn: conn, cfg: cfg.withDefaults(), client: client, began: time.Now(),
 		done: make(chan struct{}), acceptable: make(chan struct{}, 1),
 	}
+	s.wire = newWire(conn, &s.taken)
 	s.extra.limit = int64(s.cfg.SessionWindow)
 	s.path.init()
 	s.mu.streams = make(map[uint32]*Stream)

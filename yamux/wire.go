@@ -1,6 +1,9 @@
 package yamux
 
-import "net"
+import (
+	"net"
+	"sync/atomic"
+)
 
 // BufferedConn is a connection whose writes are collected until Flush. It is for
 // layers such as TLS that turn one write into several of their own: a session
@@ -35,23 +38,28 @@ type wire interface {
 	await(in *inbox) error
 }
 
-func newWire(conn net.Conn) wire {
+// newWire returns the best wire for conn. It adds to taken what conn takes as soon
+// as it does: a call to send may last long.
+func newWire(conn net.Conn, taken *atomic.Int64) wire {
 	if b, ok := conn.(BufferedConn); ok {
-		return &bufferedWire{plainWire{conn}, b}
+		return &bufferedWire{plainWire{conn, taken}, b}
 	}
-	if w := newSocketWire(conn); w != nil {
+	if w := newSocketWire(conn, taken); w != nil {
 		return w
 	}
-	return &plainWire{conn}
+	return &plainWire{conn, taken}
 }
 
 // plainWire is any connection. Writing may block, so callers of streams never
 // write to it themselves.
-type plainWire struct{ conn net.Conn }
+type plainWire struct {
+	conn  net.Conn
+	taken *atomic.Int64
+}
 
 func (w *plainWire) try(_, _ []byte) (int, bool, error) { return 0, false, nil }
 
-func (w *plainWire) send(bufs [][]byte) (bool, error) { return false, gather(w.conn, bufs) }
+func (w *plainWire) send(bufs [][]byte) (bool, error) { return false, w.gather(bufs) }
 
 func (w *plainWire) read(p []byte) (int, error) { return w.conn.Read(p) }
 
@@ -77,7 +85,12 @@ func noEOF(n int, err error) error {
 const copyBelow = 8 << 10
 
 // gather writes bufs in order in few and large writes.
-func gather(conn net.Conn, bufs [][]byte) error {
+func (w *plainWire) gather(bufs [][]byte) error {
+	write := func(b []byte) error {
+		n, err := w.conn.Write(b)
+		w.taken.Add(int64(n))
+		return err
+	}
 	var joined *sendBuf
 	defer func() {
 		if joined != nil {
@@ -88,7 +101,7 @@ func gather(conn net.Conn, bufs [][]byte) error {
 		if joined == nil || joined.n == 0 {
 			return nil
 		}
-		_, err := conn.Write(joined.b[:joined.n])
+		err := write(joined.b[:joined.n])
 		joined.n = 0
 		return err
 	}
@@ -98,7 +111,7 @@ func gather(conn net.Conn, bufs [][]byte) error {
 			if err := flush(); err != nil {
 				return err
 			}
-			if _, err := conn.Write(b); err != nil {
+			if err := write(b); err != nil {
 				return err
 			}
 			continue
@@ -156,7 +169,7 @@ func (w *bufferedWire) join(head, body []byte) error {
 }
 
 func (w *bufferedWire) send(bufs [][]byte) (waited bool, err error) {
-	if err := gather(w.conn, bufs); err != nil {
+	if err := w.gather(bufs); err != nil {
 		return false, err
 	}
 	done, err := w.buffered.Flush(false)

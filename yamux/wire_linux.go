@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 )
@@ -19,6 +20,7 @@ const tcpNotSentLowat = 25 // TCP_NOTSENT_LOWAT, linux/tcp.h
 // for each call would be an allocation for each call.
 type socketWriter struct {
 	raw    syscall.RawConn
+	taken  *atomic.Int64   // counts, if not nil
 	iov    []syscall.Iovec // storage
 	left   []syscall.Iovec // what is still to be written
 	n      int
@@ -46,7 +48,7 @@ type socketWire struct {
 	}
 }
 
-func newSocketWire(conn net.Conn) wire {
+func newSocketWire(conn net.Conn, taken *atomic.Int64) wire {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		return nil
@@ -60,6 +62,7 @@ func newSocketWire(conn net.Conn) wire {
 	})
 	w := new(socketWire)
 	w.out.init(raw)
+	w.out.taken = taken
 	w.in.raw, w.in.readv, w.in.await = raw, w.scatter, w.first
 	return w
 }
@@ -104,6 +107,9 @@ func (w *socketWriter) writev(fd uintptr) bool {
 			return true
 		}
 		w.n += n
+		if w.taken != nil {
+			w.taken.Add(int64(n))
+		}
 		w.left = advance(w.left, n)
 	}
 	return true

@@ -159,3 +159,36 @@ func TestWindowOfUnreadStreams(t *testing.T) {
 		_ = other.Close()
 	})
 }
+
+// TestBudgetIsShared: sessions grow their windows out of one budget, and one that
+// came late still gets some.
+func TestBudgetIsShared(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		budget := NewBudget(8 << 20)
+		var sides []*Session
+		for range 3 {
+			a, b := memPair(far, far)
+			c, s := sessions(t, a, b, Config{Budget: budget})
+			st, other := streams(t, c, s)
+			grow(t, st, other, 64<<20)
+			sides = append(sides, c, s)
+		}
+		sum := int64(0)
+		for i, s := range sides {
+			w := s.Stats().Window
+			if sum += w; i%2 == 1 && w == 0 {
+				t.Errorf("session %d got none", i/2)
+			}
+		}
+		if sum != budget.Used() || sum > 8<<20 {
+			t.Errorf("windows grew by %d KiB, %d of them in the budget", sum>>10, budget.Used()>>10)
+		}
+		for _, s := range sides {
+			_ = s.Close()
+		}
+		synctest.Wait()
+		if budget.Used() != 0 {
+			t.Errorf("%d KiB are left in the budget", budget.Used()>>10)
+		}
+	})
+}

@@ -28,7 +28,7 @@ func TestConformance(t *testing.T) {
 					if !opened {
 						one, two = two, one
 					}
-					return one, two, func() { c.Close(); s.Close() }, nil
+					return one, two, func() { c.Close(); s.Close(); one.Close(); two.Close() }, nil
 				})
 			})
 		}

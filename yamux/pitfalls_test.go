@@ -129,7 +129,10 @@ func TestPitfall02ReceiveLoopAndClose(t *testing.T) {
 					_ = other.Reset()
 					_ = st.Close()
 				case 3: // left to the session's end
+					<-s.Done()
 				}
+				_ = st.Close()
+				_ = other.Close()
 			})
 		}
 		flows(t, c, s)

@@ -66,6 +66,15 @@ func (c *chunk) free() {
 	}
 }
 
+// unread is how many bytes are in a list.
+func unread(c *chunk) int {
+	n := 0
+	for ; c != nil; c = c.next {
+		n += c.w - c.r
+	}
+	return n
+}
+
 // freeChunks frees a list.
 func freeChunks(c *chunk) {
 	for c != nil {

@@ -11,6 +11,7 @@ import (
 	"syscall"
 	"testing"
 	"testing/iotest"
+	"testing/synctest"
 	"time"
 )
 
@@ -306,3 +307,26 @@ func TestReadFromEnds(t *testing.T) {
 type neverEnding struct{}
 
 func (neverEnding) Read(p []byte) (int, error) { return len(p), nil }
+
+// TestWriteToFailsLetsGo: a writer whose bytes went to a destination that failed is
+// reset when the stream is closed there, and does not wait for credit.
+func TestWriteToFailsLetsGo(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, c, s *Session) {
+		st, other := streams(t, c, s)
+		began := time.Now()
+		failed := make(chan error, 1)
+		go func() {
+			_, err := st.ReadFrom(neverEnding{})
+			failed <- err
+		}()
+		synctest.Wait()
+		broken := errors.New("broken")
+		_, err := other.WriteTo(writerFunc(func([]byte) (int, error) { return 0, broken }))
+		is(t, err, broken)
+		_ = other.Close()
+		is(t, <-failed, ErrStreamReset)
+		if d := time.Since(began); d > time.Second {
+			t.Errorf("the writer waited for %v", d)
+		}
+	})
+}

@@ -189,10 +189,7 @@ func (st *Stream) discardRecv() uint32 {
 	defer r.Unlock()
 	r.spent = true
 	st.returnWindowLocked()
-	n := 0
-	for c := r.head; c != nil; c = c.next {
-		n += c.w - c.r
-	}
+	n := unread(r.head)
 	r.clearLocked()
 	r.cond.Broadcast()
 	return st.consumeLocked(n)
@@ -322,11 +319,15 @@ func (st *Stream) writeChunks(w io.Writer, to sink, chunks *chunk) (int64, error
 		n, err := writeList(w, to, part)
 		freeChunks(part)
 		total += n
-		if err != nil {
+		if err != nil { // what was taken is lost, and must not keep the other side waiting for credit
+			size += unread(chunks)
 			freeChunks(chunks)
-			return total, err
+			chunks = nil
 		}
 		st.session.credit(st, st.consume(size))
+		if err != nil {
+			return total, err
+		}
 	}
 	return total, nil
 }

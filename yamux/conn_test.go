@@ -251,6 +251,19 @@ func TestResetBeforeTheOtherSideKnows(t *testing.T) {
 	})
 }
 
+// TestCloseAgain: a stream that has ended, however it did, can be closed.
+func TestCloseAgain(t *testing.T) {
+	c, s := tcpSessions(t)
+	st, other := streams(t, c, s)
+	if err := errors.Join(st.Reset(), st.Close(), st.Close()); err != nil {
+		t.Error(err)
+	}
+	_, _ = other.Read(make([]byte, 1))
+	if err := errors.Join(other.Close(), other.Close()); err != nil {
+		t.Error(err)
+	}
+}
+
 // TestLinger: a closed stream whose other side never ends is reset in the end.
 func TestLinger(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

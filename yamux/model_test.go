@@ -413,12 +413,14 @@ func (m *model) settle(sides [2]*Session) {
 	m.errorf("left of all streams: %+v, %+v", sides[0].Stats(), sides[1].Stats())
 }
 
-// modelConfig is a config whose limits are met.
+// modelConfig is a config whose limits are met, and that saves no stream which only
+// waits to be given up.
 func modelConfig(r *rand.Rand) Config {
 	return Config{
 		SendQueue:     []int{0, 1, 300_000}[r.IntN(3)],
 		SessionWindow: []int{0, -1, 1 << 20}[r.IntN(3)],
 		OpenBacklog:   []int{0, 1, 3}[r.IntN(3)],
+		CloseTimeout:  1000 * time.Hour,
 	}
 }
 

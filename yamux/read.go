@@ -361,6 +361,6 @@ func (s *Session) scatter(st *Stream, n int) (int, error) {
 			tail = c
 		}
 	}
-	st.append(head, tail)
+	s.credit(st, st.append(head, tail))
 	return taken, noEOF(k, err)
 }

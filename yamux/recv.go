@@ -86,10 +86,11 @@ func (st *Stream) deliver(b []byte) uint32 {
 			return credit
 		}
 	}
-	if !st.droppingLocked() {
-		r.copyLocked(b)
+	r.cond.Broadcast() // also for who waited while busy
+	if st.droppingLocked() {
+		return credit + st.consumeLocked(len(b))
 	}
-	r.cond.Broadcast()
+	r.copyLocked(b)
 	return credit
 }
 
@@ -130,27 +131,30 @@ func (r *recvHalf) wastefulLocked() bool {
 	return r.tail != nil && r.lost+r.tail.room() > r.size/32
 }
 
-// append takes over a list of chunks, whose bytes were admitted.
-func (st *Stream) append(head, tail *chunk) {
+// append takes over a list of chunks, whose bytes were admitted, and returns the
+// credit to give if nobody wants them any more.
+func (st *Stream) append(head, tail *chunk) uint32 {
 	if head == nil {
-		return
+		return 0
 	}
 	r := &st.recv
 	r.Lock()
 	defer r.Unlock()
 	if st.droppingLocked() {
+		n := unread(head)
 		freeChunks(head)
-		return
+		return st.consumeLocked(n)
 	}
 	r.cond.Broadcast()
 	if !r.wastefulLocked() {
 		r.linkLocked(head, tail)
-		return
+		return 0
 	}
 	for c := head; c != nil; c = c.next {
 		r.copyLocked(c.b[:c.w])
 	}
 	freeChunks(head)
+	return 0
 }
 
 // endRecv notes why nothing comes any more. What is there can still be read unless

@@ -26,6 +26,9 @@ type chunk struct {
 	b    []byte
 }
 
+// room is how many bytes more it holds.
+func (c *chunk) room() uint32 { return uint32(len(c.b) - c.w) } //nolint:gosec // small
+
 // Chunks come in three sizes, so that neither a byte that nobody reads holds much
 // nor bulk is cut into small pieces. The largest is that of a TLS record.
 const (
@@ -61,6 +64,15 @@ func (c *chunk) free() {
 	default:
 		largeChunks.Put(c)
 	}
+}
+
+// unread is how many bytes are in a list.
+func unread(c *chunk) int {
+	n := 0
+	for ; c != nil; c = c.next {
+		n += c.w - c.r
+	}
+	return n
 }
 
 // freeChunks frees a list.

@@ -78,7 +78,8 @@ func (c Config) withDefaults() Config {
 }
 
 // Budget bounds the bytes of receive windows beyond InitialWindow over several
-// sessions. Use NewBudget.
+// sessions. What a stream's window took of it returns when the stream has ended and
+// is read to the end or closed. Use NewBudget.
 type Budget struct {
 	limit int64
 	used  atomic.Int64

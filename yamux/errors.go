@@ -40,15 +40,16 @@ var (
 	ErrStreamIDs error = &sentinelError{"stream ids are used up", net.ErrClosed}
 )
 
-// What a peer can do wrong, found inside a ProtocolError.
+// What a peer can do wrong, found inside a ProtocolError. To the streams of the
+// session each is what a reset is: ECONNRESET.
 var (
-	ErrVersion        error = &sentinelError{text: "unknown protocol version"}
-	ErrFrameType      error = &sentinelError{text: "unknown frame type"}
-	ErrStreamID       error = &sentinelError{text: "stream id not allowed here"}
-	ErrWindowExceeded error = &sentinelError{text: "more data than the window allows"}
-	ErrWindowOverflow error = &sentinelError{text: "window counter overflows"}
-	ErrFlood          error = &sentinelError{text: "more requests than are reasonable"}
-	ErrTruncated      error = &sentinelError{text: "connection ended within a frame"}
+	ErrVersion        error = &sentinelError{"unknown protocol version", syscall.ECONNRESET}
+	ErrFrameType      error = &sentinelError{"unknown frame type", syscall.ECONNRESET}
+	ErrStreamID       error = &sentinelError{"stream id not allowed here", syscall.ECONNRESET}
+	ErrWindowExceeded error = &sentinelError{"more data than the window allows", syscall.ECONNRESET}
+	ErrWindowOverflow error = &sentinelError{"window counter overflows", syscall.ECONNRESET}
+	ErrFlood          error = &sentinelError{"more requests than are reasonable", syscall.ECONNRESET}
+	ErrTruncated      error = &sentinelError{"connection ended within a frame", syscall.ECONNRESET}
 )
 
 // GoAwayCode is the reason in a GoAway frame.

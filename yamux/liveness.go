@@ -19,7 +19,7 @@ type path struct {
 		samples [8]int64 // the last round trips, a ring
 		next    int
 		timer   *time.Timer
-		wrote   int64 // bytesOut at the last look
+		wrote   int64 // Session.taken at the last look
 		missed  int
 		probed  int64 // now at the last ping of its own
 		stopped bool
@@ -82,7 +82,7 @@ func (s *Session) onPing(h header) error {
 		s.mu.Lock()
 		defer s.mu.Unlock()
 		s.controlLocked(header{kind: typePing, flags: flagACK, length: h.length})
-		return s.mu.patience.spend(s.now())
+		return s.bearLocked()
 	}
 	if s.pong(h.length) {
 		_, _ = s.ping(nil)
@@ -169,7 +169,7 @@ func (s *Session) look() {
 	interval := int64(s.cfg.KeepAliveInterval)
 	p := &s.path
 	now := s.now()
-	wrote := s.bytesOut.Load()
+	wrote := s.taken.Load()
 	s.mu.Lock()
 	busy := s.mu.writing
 	s.mu.Unlock()
@@ -241,6 +241,19 @@ func (p *patience) spend(now int64) error {
 		return &ProtocolError{Reason: ErrFlood}
 	}
 	return nil
+}
+
+// maxControl bounds the bytes of control frames that wait to be sent while the other
+// side asks for more. Credit for all the streams there may be is less.
+const maxControl = 1 << 20
+
+// bearLocked notes a request that costs the other side nothing. Answers that it
+// does not read must not add up.
+func (s *Session) bearLocked() error {
+	if len(s.mu.control) > maxControl {
+		return &ProtocolError{Reason: ErrFlood}
+	}
+	return s.mu.patience.spend(s.now())
 }
 
 // lazily is how long a SYN or ACK waits for a frame to travel with.

@@ -140,6 +140,9 @@ func (s *Session) handle(h header) error {
 }
 
 func (s *Session) onData(h header) error {
+	if int64(h.length) > int64(s.cfg.MaxStreamWindow) { // no stream, not even one that is gone, had such credit
+		return &ProtocolError{Reason: ErrWindowExceeded, Stream: h.stream}
+	}
 	st, err := s.route(h)
 	if err != nil {
 		return err
@@ -221,11 +224,14 @@ func (s *Session) acceptLocked(h header, existing *Stream) (*Stream, error) {
 		return nil, &ProtocolError{Reason: ErrStreamID, Stream: h.stream}
 	}
 	if h.flags&flagRST != 0 {
-		return nil, s.mu.patience.spend(s.now())
+		return nil, s.bearLocked()
+	}
+	if len(s.mu.control) > maxControl {
+		return nil, &ProtocolError{Reason: ErrFlood}
 	}
 	if s.mu.goneAway || len(s.mu.accept) >= s.cfg.AcceptBacklog || s.mu.incoming >= s.cfg.MaxStreams {
 		s.controlLocked(header{kind: typeWindow, flags: flagRST, stream: h.stream})
-		return nil, s.mu.patience.spend(s.now())
+		return nil, s.bearLocked()
 	}
 	st := s.newStream(h.stream)
 	st.send.flags = flagACK

@@ -13,11 +13,13 @@ type recvHalf struct {
 	err        error // why no more comes than what is in the chunks
 	deadline   *deadline
 	spent      bool // nobody reads any more: Close or Reset
+	taken      bool // WriteTo has chunks that it took
 
 	sink sink  // takes short messages while WriteTo is parked
 	busy bool  // the sink is being written to
 	sunk int64 // bytes the sink took since WriteTo parked
 
+	lost       uint32 // room in chunks that others are linked behind
 	window     uint32 // credit that the other side has
 	size       uint32 // what the credit is renewed to
 	consumed   uint32 // bytes read since the last renewal
@@ -75,10 +77,11 @@ func (st *Stream) deliver(b []byte) uint32 {
 			return credit
 		}
 	}
-	if !st.droppingLocked() {
-		r.copyLocked(b)
+	r.cond.Broadcast() // also for who waited while busy
+	if st.droppingLocked() {
+		return credit + st.consumeLocked(len(b))
 	}
-	r.cond.Broadcast()
+	r.copyLocked(b)
 	return credit
 }
 
@@ -114,10 +117,10 @@ func (r *recvHalf) copyLocked(b []byte) {
 		if r.tail == nil || r.tail.w == len(r.tail.b) {
 			size := len(b)
 			if r.head != r.tail {
-				size = largeChunk // nobody keeps up: few chunks rather than fitting ones
+				size = max(size, mediumChunk) // nobody keeps up: few chunks rather than fitting ones
 			}
 			c := newChunk(size)
-			r.linkLocked(c, c)
+			r.linkLocked(c)
 		}
 		n := copy(r.tail.b[r.tail.w:], b)
 		r.tail.w += n
@@ -125,17 +128,25 @@ func (r *recvHalf) copyLocked(b []byte) {
 	}
 }
 
-func (r *recvHalf) linkLocked(head, tail *chunk) {
+func (r *recvHalf) linkLocked(c *chunk) {
 	if r.tail == nil {
-		r.head = head
+		r.head = c
 	} else {
-		r.tail.next = head
+		r.lost += r.tail.room()
+		r.tail.next = c
 	}
-	r.tail = tail
+	r.tail = c
+}
+
+// wastefulLocked reports whether the room in the last chunk, which is lost when
+// another is linked behind it, is too much to lose. Bytes that come in small pieces
+// would else hold many times their size.
+func (r *recvHalf) wastefulLocked() bool {
+	return r.tail != nil && r.lost+r.tail.room() > r.size/32
 }
 
 // append takes over chunks, whose bytes were admitted, or has the sink take them, and
-// returns the credit to give for that.
+// returns the credit to give for what is taken, or dropped.
 func (st *Stream) append(l held) uint32 {
 	r := &st.recv
 	r.Lock()
@@ -149,12 +160,23 @@ func (st *Stream) append(l held) uint32 {
 			return credit
 		}
 	}
-	if l.head != nil && st.droppingLocked() {
+	r.cond.Broadcast() // also for who waited while busy
+	if st.droppingLocked() {
+		n := unread(l.head)
 		freeChunks(l.head)
-	} else if l.head != nil {
-		r.linkLocked(l.head, l.tail)
+		return credit + st.consumeLocked(n)
 	}
-	r.cond.Broadcast()
+	for c := l.head; c != nil; {
+		next := c.next
+		c.next = nil
+		if r.wastefulLocked() {
+			r.copyLocked(c.b[c.r:c.w])
+			c.free()
+		} else {
+			r.linkLocked(c)
+		}
+		c = next
+	}
 	return credit
 }
 
@@ -183,12 +205,22 @@ func (st *Stream) endRecv(err error, drop bool) {
 		return
 	}
 	r.err = err
-	st.session.returnWindow(r.size - InitialWindow)
-	r.size = InitialWindow
 	if drop {
 		r.clearLocked()
 	}
+	if r.head == nil && !r.taken {
+		st.returnWindowLocked()
+	}
 	r.cond.Broadcast()
+}
+
+// returnWindowLocked takes what the window grew by off the account. It stays there
+// while bytes that it let in are held, also when no more can come: else streams that
+// are filled, ended and not read would hold any amount.
+func (st *Stream) returnWindowLocked() {
+	r := &st.recv
+	st.session.returnWindow(r.size - InitialWindow)
+	r.size = InitialWindow
 }
 
 // discardRecv is for a stream that nobody reads any more. It returns the credit for
@@ -198,10 +230,8 @@ func (st *Stream) discardRecv() uint32 {
 	r.Lock()
 	defer r.Unlock()
 	r.spent = true
-	n := 0
-	for c := r.head; c != nil; c = c.next {
-		n += c.w - c.r
-	}
+	st.returnWindowLocked()
+	n := unread(r.head)
 	r.clearLocked()
 	r.cond.Broadcast()
 	return st.consumeLocked(n)
@@ -209,7 +239,7 @@ func (st *Stream) discardRecv() uint32 {
 
 func (r *recvHalf) clearLocked() {
 	freeChunks(r.head)
-	r.head, r.tail = nil, nil
+	r.head, r.tail, r.lost = nil, nil, 0
 }
 
 // waitRecvLocked parks until there is something to read, or returns why there
@@ -226,6 +256,7 @@ func (st *Stream) waitRecvLocked() error {
 		case r.head != nil:
 			return nil
 		case r.err != nil:
+			st.returnWindowLocked()
 			return r.err
 		}
 		if first && st.opening.Load() {
@@ -258,6 +289,8 @@ func (st *Stream) read(p []byte) (int, uint32, error) {
 		}
 		if r.head = c.next; r.head == nil {
 			r.tail = nil
+		} else {
+			r.lost -= c.room()
 		}
 		c.free()
 	}
@@ -270,12 +303,13 @@ func (st *Stream) take(to sink) (chunks *chunk, sunk int64, err error) {
 	r := &st.recv
 	r.Lock()
 	defer r.Unlock()
-	r.sink = to
+	r.sink, r.taken = to, false
 	err = st.waitRecvLocked()
 	r.sink = nil
 	sunk, r.sunk = r.sunk, 0
 	if err == nil {
-		chunks, r.head, r.tail = r.head, nil, nil
+		chunks, r.head, r.tail, r.lost = r.head, nil, nil, 0
+		r.taken = true
 	}
 	return chunks, sunk, err
 }
@@ -327,11 +361,15 @@ func (st *Stream) writeChunks(w io.Writer, to sink, chunks *chunk) (int64, error
 		n, err := writeList(w, to, part)
 		freeChunks(part)
 		total += n
-		if err != nil {
+		if err != nil { // what was taken is lost, and must not keep the other side waiting for credit
+			size += unread(chunks)
 			freeChunks(chunks)
-			return total, err
+			chunks = nil
 		}
 		st.session.credit(st, st.consume(size))
+		if err != nil {
+			return total, err
+		}
 	}
 	return total, nil
 }

@@ -28,7 +28,8 @@ type Session struct {
 	heard             atomic.Int64 // now, when a byte last came
 	crowd             atomic.Int32 // frames that came in together lately
 	bytesIn, bytesOut atomic.Int64
-	extra             Budget // windows beyond the initial ones
+	taken             atomic.Int64 // bytes that the connection took; ahead of bytesOut within a batch
+	extra             Budget       // windows beyond the initial ones
 	path              path
 
 	mu struct {
@@ -59,9 +60,10 @@ func Server(conn net.Conn, cfg Config) *Session { return newSession(conn, cfg, f
 
 func newSession(conn net.Conn, cfg Config, client bool) *Session {
 	s := &Session{
-		conn: conn, wire: newWire(conn), cfg: cfg.withDefaults(), client: client, began: time.Now(),
+		conn: conn, cfg: cfg.withDefaults(), client: client, began: time.Now(),
 		done: make(chan struct{}), acceptable: make(chan struct{}, 1),
 	}
+	s.wire = newWire(conn, &s.taken)
 	s.extra.limit = int64(s.cfg.SessionWindow)
 	s.path.init()
 	s.mu.streams = make(map[uint32]*Stream)
@@ -266,6 +268,8 @@ func (s *Session) end(err error) {
 		s.mu.Unlock()
 		return
 	}
+	s.tasks.Add(1) // who waits for the end waits for all of it
+	defer s.tasks.Done()
 	s.mu.err = err
 	close(s.done) // before any stream fails, so that who sees one fail can tell why
 	streams := s.mu.streams

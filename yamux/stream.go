@@ -97,11 +97,11 @@ func (st *Stream) finishLocked() error {
 
 // Close ends the stream: this side's direction in order, behind what was written,
 // the other one by not reading any more. If the other side sends on, it gets a
-// reset. Close does not wait.
+// reset. Close does not wait, and returns nil.
 func (st *Stream) Close() error {
 	s := st.session
 	s.mu.Lock()
-	_ = st.finishLocked() // an error says that it had ended, which is what is asked for
+	_ = st.finishLocked() // else it has ended, which is what is asked for
 	first := !st.send.closed
 	st.send.closed = true
 	if first && s.mu.streams[st.id] == st {

@@ -1,6 +1,9 @@
 package yamux
 
-import "net"
+import (
+	"net"
+	"sync/atomic"
+)
 
 // BufferedConn is a connection whose writes are collected until Flush. It is for
 // layers such as TLS that turn one write into several of their own: a session
@@ -8,9 +11,10 @@ import "net"
 type BufferedConn interface {
 	net.Conn // Write takes all bytes and does not block
 
-	// Flush sends what was collected. Without wait it sends only what can be sent
-	// at once; done says that nothing is left. With wait it blocks until done.
-	Flush(wait bool) (done bool, err error)
+	// Flush sends what can be sent at once of what was collected, and returns how
+	// many bytes; done says that nothing is left. With wait it blocks until it could
+	// send something.
+	Flush(wait bool) (n int, done bool, err error)
 
 	// Ready says whether Read is sure to return something at once.
 	Ready() bool
@@ -41,23 +45,28 @@ type wire interface {
 	await(in *inbox) error
 }
 
-func newWire(conn net.Conn) wire {
+// newWire returns the best wire for conn. It adds to taken what conn takes as soon
+// as it does: a call to send may last long.
+func newWire(conn net.Conn, taken *atomic.Int64) wire {
 	if b, ok := conn.(BufferedConn); ok {
-		return &bufferedWire{plainWire{conn}, b}
+		return &bufferedWire{plainWire{conn, taken}, b}
 	}
-	if w := newSocketWire(conn); w != nil {
+	if w := newSocketWire(conn, taken); w != nil {
 		return w
 	}
-	return &plainWire{conn}
+	return &plainWire{conn, taken}
 }
 
 // plainWire is any connection. Writing may block, so callers of streams never
 // write to it themselves.
-type plainWire struct{ conn net.Conn }
+type plainWire struct {
+	conn  net.Conn
+	taken *atomic.Int64
+}
 
 func (w *plainWire) try(_, _ []byte) (int, bool, error) { return 0, false, nil }
 
-func (w *plainWire) send(bufs [][]byte) (bool, error) { return false, gather(w.conn, bufs) }
+func (w *plainWire) send(bufs [][]byte) (bool, error) { return false, w.gather(bufs) }
 
 func (w *plainWire) read(p []byte) (int, error) { return w.conn.Read(p) }
 
@@ -85,7 +94,12 @@ func noEOF(n int, err error) error {
 const copyBelow = 8 << 10
 
 // gather writes bufs in order in few and large writes.
-func gather(conn net.Conn, bufs [][]byte) error {
+func (w *plainWire) gather(bufs [][]byte) error {
+	write := func(b []byte) error {
+		n, err := w.conn.Write(b)
+		w.taken.Add(int64(n))
+		return err
+	}
 	var joined *sendBuf
 	defer func() {
 		if joined != nil {
@@ -96,7 +110,7 @@ func gather(conn net.Conn, bufs [][]byte) error {
 		if joined == nil || joined.n == 0 {
 			return nil
 		}
-		_, err := conn.Write(joined.b[:joined.n])
+		err := write(joined.b[:joined.n])
 		joined.n = 0
 		return err
 	}
@@ -106,7 +120,7 @@ func gather(conn net.Conn, bufs [][]byte) error {
 			if err := flush(); err != nil {
 				return err
 			}
-			if _, err := conn.Write(b); err != nil {
+			if err := write(b); err != nil {
 				return err
 			}
 			continue
@@ -143,7 +157,7 @@ func (w *bufferedWire) try(head, body []byte) (int, bool, error) {
 	} else if err := w.join(head, body); err != nil {
 		return 0, false, err
 	}
-	done, err := w.buffered.Flush(false)
+	_, done, err := w.buffered.Flush(false)
 	return len(head) + len(body), done, err
 }
 
@@ -166,13 +180,15 @@ func (w *bufferedWire) join(head, body []byte) error {
 }
 
 func (w *bufferedWire) send(bufs [][]byte) (waited bool, err error) {
-	if err := gather(w.conn, bufs); err != nil {
+	if err := w.gather(bufs); err != nil {
 		return false, err
 	}
-	done, err := w.buffered.Flush(false)
-	if err != nil || done {
-		return false, err
+	for {
+		n, done, err := w.buffered.Flush(waited)
+		w.taken.Add(int64(n))
+		if err != nil || done {
+			return waited, err
+		}
+		waited = true
 	}
-	_, err = w.buffered.Flush(true)
-	return true, err
 }

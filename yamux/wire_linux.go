@@ -4,6 +4,7 @@ import (
 	"io"
 	"net"
 	"os"
+	"sync/atomic"
 	"syscall"
 	"unsafe"
 )
@@ -19,6 +20,7 @@ const tcpNotSentLowat = 25 // TCP_NOTSENT_LOWAT, linux/tcp.h
 // for each call would be an allocation for each call.
 type socketWriter struct {
 	raw    syscall.RawConn
+	taken  *atomic.Int64   // counts, if not nil
 	iov    []syscall.Iovec // storage
 	left   []syscall.Iovec // what is still to be written
 	n      int
@@ -46,7 +48,7 @@ type socketWire struct {
 	}
 }
 
-func newSocketWire(conn net.Conn) wire {
+func newSocketWire(conn net.Conn, taken *atomic.Int64) wire {
 	tcp, ok := conn.(*net.TCPConn)
 	if !ok {
 		return nil
@@ -60,6 +62,7 @@ func newSocketWire(conn net.Conn) wire {
 	})
 	w := new(socketWire)
 	w.out.init(raw)
+	w.out.taken = taken
 	w.in.raw, w.in.readv, w.in.await = raw, w.scatter, w.first
 	return w
 }
@@ -104,6 +107,9 @@ func (w *socketWriter) writev(fd uintptr) bool {
 			return true
 		}
 		w.n += n
+		if w.taken != nil {
+			w.taken.Add(int64(n))
+		}
 		w.left = advance(w.left, n)
 	}
 	return true
@@ -127,12 +133,21 @@ func advance(iov []syscall.Iovec, n int) []syscall.Iovec {
 // add appends to what the next write writes.
 func (w *socketWriter) add(b []byte) { w.iov = appendIovec(w.iov, b) }
 
-// write writes what was added: all of it with wait, else what is taken at once.
-func (w *socketWriter) write(wait bool) (int, error) {
+// begin makes what was added what is to be written, and finish lets go of it.
+func (w *socketWriter) begin(wait bool) {
 	w.left, w.n, w.err, w.wait, w.waited = w.iov, 0, nil, wait, false
-	err := w.raw.Write(w.call)
+}
+
+func (w *socketWriter) finish() {
 	clear(w.iov)
 	w.iov, w.left = w.iov[:0], nil
+}
+
+// write writes what was added: all of it with wait, else what is taken at once.
+func (w *socketWriter) write(wait bool) (int, error) {
+	w.begin(wait)
+	err := w.raw.Write(w.call)
+	w.finish()
 	if err != nil {
 		return w.n, err
 	}
@@ -203,6 +218,7 @@ func (w *socketWire) first(fd uintptr) bool {
 	in.grow()
 	w.in.iov = appendIovec(w.in.iov[:0], in.buf)
 	n, err := vectored(syscall.SYS_READV, fd, w.in.iov)
+	clear(w.in.iov) // an idle session holds nothing
 	if !w.readDone(n, err) {
 		in.release()
 		return false
@@ -259,19 +275,20 @@ func newSink(w any) sink {
 	}
 	s := &socketSink{conn: w}
 	s.init(raw)
+	s.control = func(fd uintptr) { s.writev(fd) }
 	return s
 }
 
 // socketSink is a socket as the destination of a stream.
 type socketSink struct {
 	socketWriter
-	conn any
+	conn    any
+	control func(fd uintptr) // writev, made once
 }
 
 func (s *socketSink) try(p []byte) int {
 	s.socketWriter.add(p)
-	n, _ := s.socketWriter.write(false) // what fails here fails again for who writes the rest
-	return n
+	return s.attempt()
 }
 
 func (s *socketSink) add(list *chunk) {
@@ -280,10 +297,19 @@ func (s *socketSink) add(list *chunk) {
 	}
 }
 
+// attempt writes what was added without waiting for anything: not for the socket, and
+// not for somebody else who is writing to it either, as syscall.RawConn's Write would.
+// What fails here fails again for who writes the rest.
+func (s *socketSink) attempt() int {
+	s.begin(false)
+	_ = s.raw.Control(s.control)
+	s.finish()
+	return s.n
+}
+
 func (s *socketSink) tryChunks(list *chunk) int {
 	s.add(list)
-	n, _ := s.socketWriter.write(false) // likewise
-	return n
+	return s.attempt()
 }
 
 func (s *socketSink) write(list *chunk) (int64, error) {

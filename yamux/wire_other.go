@@ -5,10 +5,11 @@ package yamux
 import (
 	"io"
 	"net"
+	"sync/atomic"
 )
 
 // newSocketWire knows no better way on this system than net.Conn's.
-func newSocketWire(net.Conn) wire { return nil }
+func newSocketWire(net.Conn, *atomic.Int64) wire { return nil }
 
 // newSink knows no better way on this system than a wake-up.
 func newSink(any) sink { return nil }

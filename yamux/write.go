@@ -1,9 +1,11 @@
 package yamux
 
 import (
+	"errors"
 	"fmt"
 	"io"
 	"runtime"
+	"syscall"
 )
 
 // outbox is what is to be sent. It is part of Session.mu.
@@ -87,6 +89,11 @@ func (st *Stream) roomLocked(n int) error {
 				t = &ticket{stream: st}
 				s.mu.waiting = append(s.mu.waiting, t)
 			}
+		}
+		if t != nil && t.granted { // another writer of the stream was faster
+			t = nil
+			s.grantLocked()
+			continue
 		}
 		h.cond.Wait()
 	}
@@ -416,8 +423,7 @@ func (s *Session) inlineLocked(head, body []byte) error {
 		rest.n += copy(rest.b[rest.n:], body[n-len(head):])
 	}
 	if err != nil {
-		err = fmt.Errorf("yamux: write to connection: %w", err)
-		s.end(err)
+		s.end(writeError(err))
 	}
 	s.mu.Lock()
 	s.mu.rest = rest
@@ -430,6 +436,14 @@ func (s *Session) inlineLocked(head, body []byte) error {
 	}
 	s.idleLocked()
 	return nil
+}
+
+// writeError says why writing to the connection failed.
+func writeError(err error) error {
+	if errors.Is(err, syscall.EPIPE) {
+		return fmt.Errorf("%w: %w", ErrPeerClosed, err) // as who reads is told
+	}
+	return fmt.Errorf("yamux: write to connection: %w", err)
 }
 
 // idleLocked gives up the writing side.
@@ -460,7 +474,7 @@ func (s *Session) drain() {
 		s.release(&batch)
 	}
 	if err != nil {
-		s.end(fmt.Errorf("yamux: write to connection: %w", err))
+		s.end(writeError(err))
 	}
 }
 

@@ -54,7 +54,8 @@ func (b batched) Write(p []byte) (int, error) {
 	return n, err
 }
 
-func (b batched) Flush(wait bool) (bool, error) { return b.below.flush(wait) }
+// Flush implements yamux.BufferedConn.
+func (b batched) Flush(wait bool) (int, bool, error) { return b.below.flush(wait) }
 
 // Ready says whether a whole record is there, whatever TLS itself holds.
 func (b batched) Ready() bool { return b.below.buffered() >= maxRecord }

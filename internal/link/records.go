@@ -104,8 +104,8 @@ func (r *records) Write(p []byte) (int, error) {
 	if !r.mu.collecting || len(*r.mu.out)-r.mu.sent < writeBatch {
 		return len(p), nil
 	}
-	_, err := r.flushLocked()
-	return len(p), err
+	r.tryLocked()
+	return len(p), r.mu.err
 }
 
 // releaseLocked gives the buffer back.

@@ -11,6 +11,6 @@ func newSocket(net.Conn) *socket { return nil }
 
 func (s *socket) read() (*[readBatch]byte, int, error) { return nil, 0, net.ErrClosed }
 
-func (r *records) flushLocked() (bool, error) { return true, nil }
+func (r *records) tryLocked() {}
 
-func (r *records) flush(bool) (bool, error) { return true, nil }
+func (r *records) flush(bool) (int, bool, error) { return 0, true, nil }

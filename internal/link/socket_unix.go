@@ -90,52 +90,47 @@ func (s *socket) write(fd uintptr, p []byte) (int, error) {
 	return sent, nil
 }
 
-// flushLocked sends what can be sent at once and reports whether nothing is left.
-func (r *records) flushLocked() (bool, error) {
-	done := false
+// tryLocked sends what can be sent at once.
+func (r *records) tryLocked() {
 	err := r.socket.raw.Write(func(fd uintptr) bool {
-		done = r.sendLocked(fd)
+		r.sendLocked(fd)
 		return true
 	})
 	if err != nil && r.mu.err == nil {
 		r.mu.err = err
 	}
-	return done, r.mu.err
 }
 
-// sendLocked sends what can be sent and reports whether nothing is left, or nothing
-// can be sent any more.
-func (r *records) sendLocked(fd uintptr) bool {
+// sendLocked sends what can be sent, and returns how much and whether nothing is left,
+// or nothing can be sent any more.
+func (r *records) sendLocked(fd uintptr) (int, bool) {
 	n, err := r.socket.write(fd, (*r.mu.out)[r.mu.sent:])
 	r.mu.sent += n
 	if err == nil && r.mu.sent < len(*r.mu.out) {
-		return false
+		return n, false
 	}
 	r.mu.err = err
 	r.releaseLocked()
-	return true
+	return n, true
 }
 
-// flush is yamux.BufferedConn's Flush. The lock is not held while it waits: a reply
-// of TLS itself may be added then.
-func (r *records) flush(wait bool) (bool, error) {
-	if !wait {
+// flush is Flush of yamux.BufferedConn. The lock is not held while it waits: a reply of
+// TLS itself may be added then.
+func (r *records) flush(wait bool) (n int, done bool, err error) {
+	err = r.socket.raw.Write(func(fd uintptr) bool {
 		r.mu.Lock()
 		defer r.mu.Unlock()
 		if r.mu.out == nil {
-			return true, r.mu.err
+			done = true
+			return true
 		}
-		return r.flushLocked()
-	}
-	err := r.socket.raw.Write(func(fd uintptr) bool {
-		r.mu.Lock()
-		defer r.mu.Unlock()
-		return r.mu.out == nil || r.sendLocked(fd)
+		n, done = r.sendLocked(fd)
+		return done || n > 0 || !wait
 	})
 	r.mu.Lock()
 	defer r.mu.Unlock()
 	if err != nil && r.mu.err == nil {
 		r.mu.err = err
 	}
-	return true, r.mu.err
+	return n, done, r.mu.err
 }

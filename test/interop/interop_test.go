@@ -207,16 +207,21 @@ func payload(n, seed int) []byte {
 }
 
 func ask(t *testing.T, st stream, n, seed int) {
+	head := binary.BigEndian.AppendUint32(nil, uint32(seed%2))
+	converse(t, st, head, payload(n, seed), seed)
+}
+
+// converse sends a head and data, ends its direction, and checks the answer: the
+// hash of the data and, for odd numbers, the data.
+func converse(t *testing.T, st stream, head, data []byte, number int) {
 	defer st.Close()
-	data := payload(n, seed)
 	var wg sync.WaitGroup
 	wg.Go(func() {
-		head := binary.BigEndian.AppendUint32(nil, uint32(seed%2))
 		if _, err := st.Write(head); err != nil {
 			t.Errorf("write: %v", err)
 		}
 		for rest := data; len(rest) > 0; {
-			k := min(len(rest), 1+seed*997%70000)
+			k := min(len(rest), 1+number*997%70000)
 			if _, err := st.Write(rest[:k]); err != nil {
 				t.Errorf("write: %v", err)
 				return
@@ -235,31 +240,40 @@ func ask(t *testing.T, st stream, n, seed int) {
 	}
 	want := sha256.Sum256(data)
 	if len(got) < len(want) || string(got[:len(want)]) != string(want[:]) {
-		t.Errorf("stream %d: wrong hash of %d bytes", seed, n)
+		t.Errorf("stream %d: wrong hash of %d bytes", number, len(data))
 		return
 	}
-	if got = got[len(want):]; seed%2 == 1 && string(got) != string(data) {
-		t.Errorf("stream %d: sent %d bytes, got %d", seed, n, len(got))
+	if got = got[len(want):]; number%2 == 1 && string(got) != string(data) {
+		t.Errorf("stream %d: sent %d bytes, got %d", number, len(data), len(got))
 	}
 }
 
 func answer(t *testing.T, st stream) {
-	defer st.Close()
 	head := make([]byte, 4)
 	if _, err := io.ReadFull(st, head); err != nil {
 		t.Errorf("read head: %v", err)
 		return
 	}
+	answerRest(t, st, head[3] == 1, -1)
+}
+
+// answerRest reads to the end and answers. want is how many bytes are expected, if
+// that is known.
+func answerRest(t *testing.T, st stream, back bool, want int) {
+	defer st.Close()
 	data, err := io.ReadAll(st)
 	if err != nil {
 		t.Errorf("read: %v", err)
 		return
 	}
+	if want >= 0 && len(data) != want {
+		t.Errorf("%d bytes of %d came", len(data), want)
+	}
 	sum := sha256.Sum256(data)
 	if _, err := st.Write(sum[:]); err != nil {
 		t.Errorf("write sum: %v", err)
 	}
-	if head[3] == 1 {
+	if back {
 		if _, err := st.Write(data); err != nil {
 			t.Errorf("write data: %v", err)
 		}

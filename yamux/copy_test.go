@@ -1,0 +1,332 @@
+package yamux
+
+import (
+	"bytes"
+	"errors"
+	"io"
+	"net"
+	"os"
+	"path/filepath"
+	"sync"
+	"syscall"
+	"testing"
+	"testing/iotest"
+	"testing/synctest"
+	"time"
+)
+
+// unixPair returns the two ends of a unix stream connection.
+func unixPair(tb testing.TB) (net.Conn, net.Conn) {
+	tb.Helper()
+	ln, err := net.Listen("unix", filepath.Join(tb.TempDir(), "s"))
+	if err != nil {
+		tb.Fatal(err)
+	}
+	defer ln.Close()
+	a, err := net.Dial("unix", ln.Addr().String())
+	if err != nil {
+		tb.Fatal(err)
+	}
+	b, err := ln.Accept()
+	if err != nil {
+		tb.Fatal(err)
+	}
+	tb.Cleanup(func() { a.Close(); b.Close() })
+	return a, b
+}
+
+// TestRelay sends bytes of all sizes from a socket through a stream to another
+// socket, by ReadFrom and WriteTo, as a proxy does.
+func TestRelay(t *testing.T) {
+	for _, kind := range []struct {
+		name string
+		pair func(testing.TB) (net.Conn, net.Conn)
+	}{{"tcp", tcpPair}, {"narrow", narrowPair}, {"unix", unixPair}, {"pipe", pipePair}} {
+		t.Run(kind.name, func(t *testing.T) {
+			eachWire(t, func(t *testing.T, c, s *Session) {
+				st, other := streams(t, c, s)
+				visitor, in := kind.pair(t)
+				out, upstream := kind.pair(t)
+				want := filler(4, 3<<20)
+				var tasks sync.WaitGroup
+				tasks.Go(func() {
+					for rest, i := want, 1; len(rest) > 0; i++ {
+						k := min(len(rest), i*i*7%100_000)
+						if _, err := visitor.Write(rest[:k]); err != nil {
+							t.Error(err)
+						}
+						rest = rest[k:]
+					}
+					visitor.Close()
+				})
+				tasks.Go(func() {
+					if n, err := io.Copy(st, in); n != int64(len(want)) || err != nil {
+						t.Errorf("into the stream went %d bytes: %v", n, err)
+					}
+					_ = st.CloseWrite()
+				})
+				tasks.Go(func() {
+					if n, err := io.Copy(out, other); n != int64(len(want)) || err != nil {
+						t.Errorf("out of the stream went %d bytes: %v", n, err)
+					}
+					out.Close()
+				})
+				got, err := io.ReadAll(upstream)
+				tasks.Wait()
+				if err != nil || !bytes.Equal(got, want) {
+					t.Errorf("%d bytes of %d came through: %v", len(got), len(want), err)
+				}
+			})
+		})
+	}
+}
+
+// TestSinkPingPong sends short messages there and back while WriteTo is parked on
+// both sides, which is when they go straight to the sockets.
+func TestSinkPingPong(t *testing.T) {
+	c, s := tcpSessions(t)
+	st, other := streams(t, c, s)
+	visitor, near := tcpPair(t)
+	far, upstream := tcpPair(t)
+	var tasks sync.WaitGroup
+	for _, copies := range [][2]net.Conn{{st, near}, {near, st}, {other, far}, {far, other}} {
+		tasks.Go(func() {
+			if _, err := io.Copy(copies[0], copies[1]); err != nil {
+				t.Error(err)
+			}
+			_ = copies[0].(interface{ CloseWrite() error }).CloseWrite()
+		})
+	}
+	tasks.Go(func() { _, _ = io.Copy(upstream, upstream); upstream.Close() })
+	for i := range 500 {
+		want := filler(uint64(i), 1+i*37%(2*lookahead))
+		if _, err := visitor.Write(want); err != nil {
+			t.Fatal(err)
+		}
+		got := make([]byte, len(want))
+		if _, err := io.ReadFull(visitor, got); err != nil || !bytes.Equal(got, want) {
+			t.Fatalf("message %d: %v", i, err)
+		}
+	}
+	_ = visitor.(*net.TCPConn).CloseWrite()
+	tasks.Wait()
+}
+
+// TestWriteToBlockedSink: a destination that takes nothing holds up its stream
+// and no other, and gets all bytes in order in the end.
+func TestWriteToBlockedSink(t *testing.T) {
+	c, s := tcpSessions(t)
+	st, other := streams(t, c, s)
+	near, far := narrowPair(t)
+	copied := make(chan error, 1)
+	go func() {
+		_, err := other.WriteTo(near)
+		near.Close()
+		copied <- err
+	}()
+	var sent bytes.Buffer
+	_ = st.SetWriteDeadline(time.Now().Add(300 * time.Millisecond))
+	for i := uint64(0); ; i++ {
+		b := filler(i, 3000)
+		n, err := st.Write(b)
+		sent.Write(b[:n])
+		if err != nil {
+			is(t, err, os.ErrDeadlineExceeded)
+			break
+		}
+	}
+	flows(t, c, s)
+	_ = st.SetWriteDeadline(time.Time{})
+	_ = st.CloseWrite()
+	got, err := io.ReadAll(far)
+	if err := errors.Join(err, <-copied); err != nil || !bytes.Equal(got, sent.Bytes()) {
+		t.Errorf("got %d bytes of %d: %v", len(got), sent.Len(), err)
+	}
+}
+
+// TestWriteToFails: the error of the destination comes back, from the middle of
+// bulk and from a parked WriteTo, and the session goes on.
+func TestWriteToFails(t *testing.T) {
+	c, s := tcpSessions(t)
+	t.Run("plain writer", func(t *testing.T) {
+		st, other := streams(t, c, s)
+		broken := errors.New("broken")
+		r, w := io.Pipe()
+		go func() {
+			_, _ = io.CopyN(io.Discard, r, 100_000)
+			r.CloseWithError(broken)
+		}()
+		go func() { _, _ = st.Write(make([]byte, InitialWindow)) }()
+		n, err := other.WriteTo(w)
+		is(t, err, broken)
+		if n != 100_000 {
+			t.Errorf("%d bytes were written", n)
+		}
+		_ = other.Close()
+		_ = st.Close()
+	})
+	t.Run("socket", func(t *testing.T) {
+		st, other := streams(t, c, s)
+		near, far := tcpPair(t)
+		failed := make(chan error, 1)
+		go func() {
+			_, err := io.Copy(near, other)
+			failed <- err
+		}()
+		if _, err := st.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if _, err := io.ReadFull(far, make([]byte, 1)); err != nil {
+			t.Fatal(err)
+		}
+		_ = far.(*net.TCPConn).SetLinger(0)
+		far.Close()
+		for {
+			select {
+			case err := <-failed:
+				if !errors.Is(err, syscall.EPIPE) && !errors.Is(err, syscall.ECONNRESET) {
+					t.Error(err)
+				}
+				_ = other.Close()
+				_ = st.Close()
+				return
+			default:
+				if _, err := st.Write([]byte("x")); err != nil {
+					t.Error(err)
+				}
+			}
+		}
+	})
+	t.Run("closed socket", func(t *testing.T) {
+		st, other := streams(t, c, s)
+		near, _ := tcpPair(t)
+		near.Close()
+		if _, err := st.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		_, err := other.WriteTo(near)
+		is(t, err, net.ErrClosed)
+		_ = other.Close()
+		_ = st.Close()
+	})
+	flows(t, c, s)
+	flows(t, s, c)
+}
+
+func TestWriteToEnds(t *testing.T) {
+	c, s := tcpSessions(t)
+	for name, end := range map[string]struct {
+		how  func(st, other *Stream)
+		want error
+	}{
+		"reset":        {func(st, _ *Stream) { _ = st.Reset() }, ErrStreamReset},
+		"closed here":  {func(_, other *Stream) { _ = other.Close() }, ErrStreamClosed},
+		"reset here":   {func(_, other *Stream) { _ = other.Reset() }, ErrStreamClosed},
+		"deadline":     {func(_, other *Stream) { _ = other.SetReadDeadline(time.Now()) }, os.ErrDeadlineExceeded},
+		"orderly":      {func(st, _ *Stream) { _ = st.CloseWrite() }, nil},
+		"closed there": {func(st, _ *Stream) { _ = st.Close() }, nil},
+	} {
+		t.Run(name, func(t *testing.T) {
+			st, other := streams(t, c, s)
+			near, far := tcpPair(t)
+			type result struct {
+				n   int64
+				err error
+			}
+			done := make(chan result, 1)
+			go func() {
+				n, err := other.WriteTo(near)
+				done <- result{n, err}
+			}()
+			if _, err := st.Write([]byte("last words")); err != nil {
+				t.Fatal(err)
+			}
+			if _, err := io.ReadFull(far, make([]byte, 10)); err != nil {
+				t.Fatal(err)
+			}
+			end.how(st, other)
+			got := <-done
+			if !errors.Is(got.err, end.want) || (end.want == nil && got.err != nil) || got.n != 10 {
+				t.Errorf("%+v", got)
+			}
+			_ = st.Close()
+			_ = other.Close()
+		})
+	}
+}
+
+func TestReadFromEnds(t *testing.T) {
+	c, s := tcpSessions(t)
+	t.Run("source fails", func(t *testing.T) {
+		st, other := streams(t, c, s)
+		broken := errors.New("broken")
+		n, err := st.ReadFrom(io.MultiReader(bytes.NewReader(make([]byte, 1000)), iotest.ErrReader(broken)))
+		is(t, err, broken)
+		if n != 1000 {
+			t.Errorf("%d bytes", n)
+		}
+		if _, err := io.ReadFull(other, make([]byte, 1000)); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("bytes come with the end", func(t *testing.T) {
+		st, other := streams(t, c, s)
+		if n, err := st.ReadFrom(iotest.DataErrReader(bytes.NewReader(make([]byte, 1000)))); n != 1000 || err != nil {
+			t.Error(n, err)
+		}
+		if _, err := io.ReadFull(other, make([]byte, 1000)); err != nil {
+			t.Error(err)
+		}
+	})
+	t.Run("nobody reads", func(t *testing.T) {
+		st, other := streams(t, c, s)
+		_ = st.SetWriteDeadline(time.Now().Add(100 * time.Millisecond))
+		n, err := st.ReadFrom(neverEnding{})
+		is(t, err, os.ErrDeadlineExceeded)
+		if n != InitialWindow {
+			t.Errorf("%d bytes", n)
+		}
+		_ = st.SetWriteDeadline(time.Time{})
+		_ = other.Reset()
+		_, err = st.ReadFrom(neverEnding{})
+		is(t, err, ErrStreamReset, syscall.ECONNRESET)
+	})
+	t.Run("socket is closed", func(t *testing.T) {
+		st, _ := streams(t, c, s)
+		near, _ := tcpPair(t)
+		done := make(chan error, 1)
+		go func() {
+			_, err := st.ReadFrom(near)
+			done <- err
+		}()
+		near.Close()
+		is(t, <-done, net.ErrClosed)
+	})
+}
+
+type neverEnding struct{}
+
+func (neverEnding) Read(p []byte) (int, error) { return len(p), nil }
+
+// TestWriteToFailsLetsGo: a writer whose bytes went to a destination that failed is
+// reset when the stream is closed there, and does not wait for credit.
+func TestWriteToFailsLetsGo(t *testing.T) {
+	bubble(t, Config{}, func(t *testing.T, c, s *Session) {
+		st, other := streams(t, c, s)
+		began := time.Now()
+		failed := make(chan error, 1)
+		go func() {
+			_, err := st.ReadFrom(neverEnding{})
+			failed <- err
+		}()
+		synctest.Wait()
+		broken := errors.New("broken")
+		_, err := other.WriteTo(writerFunc(func([]byte) (int, error) { return 0, broken }))
+		is(t, err, broken)
+		_ = other.Close()
+		is(t, <-failed, ErrStreamReset)
+		if d := time.Since(began); d > time.Second {
+			t.Errorf("the writer waited for %v", d)
+		}
+	})
+}

@@ -11,7 +11,7 @@ import (
 
 // unsentLimit bounds what a socket takes beyond what it has sent, in bytes
 // (TCP_NOTSENT_LOWAT): what is in the socket can't be overtaken any more.
-const unsentLimit = 128 << 10
+const unsentLimit = 64 << 10
 
 const tcpNotSentLowat = 25 // TCP_NOTSENT_LOWAT, linux/tcp.h
 

@@ -4,7 +4,7 @@ import "syscall"
 
 // unsentLimit bounds what a socket takes beyond what it has sent, in bytes: what is
 // in the socket can't be overtaken by something more urgent.
-const unsentLimit = 128 << 10
+const unsentLimit = 64 << 10
 
 const tcpNotSentLowat = 25 // TCP_NOTSENT_LOWAT of linux/tcp.h
 

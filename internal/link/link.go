@@ -42,19 +42,21 @@ func NewBudget(bytes int64) *Budget { return yamux.NewBudget(bytes) }
 // ones the link ends.
 const DefaultHeartbeat = 5 * time.Second
 
-// Limits of a link's streams.
+// Limits of the streams that the other side opens and that wait to be accepted. An
+// agent opens its control stream and no other; what it opens beyond that is reset.
 const (
-	maxStreams = 1 << 16
-	maxWaiting = 4096 // streams that wait to be accepted; as many are opened without an answer
+	ofNode  = 1 << 16
+	ofAgent = 4
+	waiting = 4096 // as many are opened without an answer
 )
 
-func (c Config) yamux() yamux.Config {
+func (c Config) yamux(incoming int) yamux.Config {
 	if c.Heartbeat <= 0 {
 		c.Heartbeat = DefaultHeartbeat
 	}
 	return yamux.Config{
 		KeepAliveInterval: c.Heartbeat, Budget: c.Budget,
-		AcceptBacklog: maxWaiting, OpenBacklog: maxWaiting, MaxStreams: maxStreams,
+		MaxStreams: incoming, AcceptBacklog: min(incoming, waiting), OpenBacklog: waiting,
 	}
 }
 
@@ -64,13 +66,13 @@ type Link struct{ session *yamux.Session }
 // Client makes a link over a connection that this side dialled and on which the
 // handshake is done. It starts nothing: Run does.
 func Client(conn net.Conn, cfg Config) *Link {
-	return &Link{yamux.Client(forStreams(conn), cfg.yamux())}
+	return &Link{yamux.Client(forStreams(conn), cfg.yamux(ofNode))}
 }
 
 // Server makes a link over a connection that this side accepted and on which the
 // handshake is done. It starts nothing: Run does.
 func Server(conn net.Conn, cfg Config) *Link {
-	return &Link{yamux.Server(forStreams(conn), cfg.yamux())}
+	return &Link{yamux.Server(forStreams(conn), cfg.yamux(ofAgent))}
 }
 
 // Run serves the link until it ends, by Close, by the other side, by silence or

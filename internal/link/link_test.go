@@ -1,9 +1,11 @@
 package link
 
 import (
+	"errors"
 	"io"
 	"net"
 	"sync"
+	"syscall"
 	"testing"
 )
 
@@ -43,4 +45,35 @@ func TestLostLinkIsNoEnd(t *testing.T) {
 			t.Fatalf("after %d bytes it looked like an orderly end", n)
 		}
 	}
+}
+
+// TestAgentOpensFewStreams: what an agent opens beyond its control stream is reset,
+// before it can fill the node's memory.
+func TestAgentOpensFewStreams(t *testing.T) {
+	a, b := net.Pipe()
+	agent, node := Client(a, Config{}), Server(b, Config{})
+	var tasks sync.WaitGroup
+	tasks.Go(func() { _ = agent.Run(t.Context()) })
+	tasks.Go(func() { _ = node.Run(t.Context()) })
+	refused := 0
+	for i := range 20 {
+		s, err := agent.Open(t.Context())
+		if err != nil {
+			t.Fatal(err)
+		}
+		if _, err := s.Write([]byte("x")); err != nil {
+			t.Fatal(err)
+		}
+		if i < ofAgent {
+			continue // waits to be accepted
+		}
+		if _, err := s.Read(make([]byte, 1)); errors.Is(err, syscall.ECONNRESET) {
+			refused++
+		}
+	}
+	if refused != 20-ofAgent {
+		t.Errorf("%d of 20 streams refused", refused)
+	}
+	_, _ = agent.Close(), node.Close()
+	tasks.Wait()
 }

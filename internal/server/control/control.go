@@ -42,6 +42,7 @@ const handshakeTimeout = 10 * time.Second
 type Control struct {
 	cfg     Config
 	pending chan struct{} // a place for each link without a Hello
+	windows *link.Budget  // of all links
 
 	mu struct {
 		sync.Mutex
@@ -67,6 +68,10 @@ type agentSession struct {
 	}
 }
 
+// maxWindows bounds what all agents together may have under way to this node's visitors
+// beyond the first window of each stream, in bytes.
+const maxWindows = 1 << 30
+
 // New makes a Control that has no sessions yet.
 func New(cfg Config) *Control {
 	if cfg.Heartbeat <= 0 {
@@ -81,7 +86,7 @@ func New(cfg Config) *Control {
 	if cfg.MaxPending <= 0 {
 		cfg.MaxPending = 4096
 	}
-	c := &Control{cfg: cfg, pending: make(chan struct{}, cfg.MaxPending)}
+	c := &Control{cfg: cfg, pending: make(chan struct{}, cfg.MaxPending), windows: link.NewBudget(maxWindows)}
 	c.mu.sessions = make(map[string]*agentSession)
 	return c
 }
@@ -98,7 +103,7 @@ func (c *Control) Serve(ctx context.Context, conn net.Conn) error {
 
 	ctx, cancel := context.WithCancel(ctx)
 	defer cancel()
-	l := link.Server(conn, link.Config{Heartbeat: c.cfg.Heartbeat})
+	l := link.Server(conn, link.Config{Heartbeat: c.cfg.Heartbeat, Budget: c.windows})
 	s.Add(l)
 	s.log.Info("agent connected", "agent", s.AgentID, "remote", conn.RemoteAddr().String(),
 		"token", s.TokenID, "generation", s.Generation, "agent_version", tunnel.Clean(s.Metadata.GetVersion()))

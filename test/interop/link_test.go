@@ -32,7 +32,9 @@ func TestLinks(t *testing.T) {
 				defer a.close()
 				var wg sync.WaitGroup
 				wg.Go(func() { transfer(t, a, b, 100, 0) })
-				wg.Go(func() { transfer(t, b, a, 100, 1) })
+				if dials { // a node's side takes one stream of an agent
+					wg.Go(func() { transfer(t, b, a, 100, 1) })
+				}
 				wg.Wait()
 			})
 		}

@@ -14,14 +14,15 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/culvert-tunnel/culvert/internal/splice"
 )
 
-// rustProgram builds the other side in Rust. Where there is no cargo, and none is
-// wanted, CULVERT_TEST_NO_RUST says so.
+// rustProgram builds the other side in Rust.
 func rustProgram(t *testing.T) string {
 	t.Helper()
 	if _, err := exec.LookPath("cargo"); err != nil {
-		t.Fatal("cargo is missing: install it (test/install-deps does, on Debian), or set CULVERT_TEST_NO_RUST=1")
+		t.Fatal("cargo is missing: install it (test/install-deps does, on Debian)")
 	}
 	cache, err := os.UserCacheDir()
 	if err != nil {
@@ -37,27 +38,38 @@ func rustProgram(t *testing.T) string {
 }
 
 // TestRust runs us against rust-yamux: both roles, 200 streams each way with
-// half-closes, and resets.
+// half-closes, and resets, plain and over TLS.
 func TestRust(t *testing.T) {
-	if os.Getenv("CULVERT_TEST_NO_RUST") != "" {
-		return
-	}
 	program := rustProgram(t)
-	for _, weDial := range []bool{true, false} {
-		t.Run(fmt.Sprintf("we-dial=%v", weDial), func(t *testing.T) {
-			ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
-			defer cancel()
-			conn, asked, wait := startRust(ctx, t, program, weDial)
-			s := ours(t, conn, weDial)
-			var tasks sync.WaitGroup
-			tasks.Go(func() { answerRust(ctx, t, s) })
-			askRust(ctx, t, s)
-			<-asked
-			s.close()
-			tasks.Wait()
-			wait()
-		})
+	for _, secure := range []bool{false, true} {
+		for _, weDial := range []bool{true, false} {
+			t.Run(fmt.Sprintf("tls=%v/we-dial=%v", secure, weDial), func(t *testing.T) {
+				ctx, cancel := context.WithTimeout(t.Context(), time.Minute)
+				defer cancel()
+				conn, asked, wait := startRust(ctx, t, program, weDial)
+				var tasks sync.WaitGroup
+				if secure {
+					conn = throughTLS(ctx, t, &tasks, conn)
+				}
+				s := ours(t, conn, weDial)
+				tasks.Go(func() { answerRust(ctx, t, s) })
+				askRust(ctx, t, s)
+				<-asked
+				s.close()
+				tasks.Wait()
+				wait()
+			})
+		}
 	}
+}
+
+// throughTLS returns a TLS connection whose other end is joined to conn, as a TLS
+// terminator in front of the program would.
+func throughTLS(ctx context.Context, t *testing.T, tasks *sync.WaitGroup, conn net.Conn) net.Conn {
+	t.Helper()
+	ours, theirs := connect(t, true)
+	tasks.Go(func() { _, _ = splice.Join(ctx, theirs, conn, splice.Config{}) })
+	return ours
 }
 
 // startRust starts the program and connects. asked is closed when it has had all

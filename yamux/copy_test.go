@@ -18,21 +18,7 @@ import (
 // unixPair returns the two ends of a unix stream connection.
 func unixPair(tb testing.TB) (net.Conn, net.Conn) {
 	tb.Helper()
-	ln, err := net.Listen("unix", filepath.Join(tb.TempDir(), "s"))
-	if err != nil {
-		tb.Fatal(err)
-	}
-	defer ln.Close()
-	a, err := net.Dial("unix", ln.Addr().String())
-	if err != nil {
-		tb.Fatal(err)
-	}
-	b, err := ln.Accept()
-	if err != nil {
-		tb.Fatal(err)
-	}
-	tb.Cleanup(func() { a.Close(); b.Close() })
-	return a, b
+	return socketPair(tb, "unix", filepath.Join(tb.TempDir(), "s"))
 }
 
 // TestRelay sends bytes of all sizes from a socket through a stream to another

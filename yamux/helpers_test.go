@@ -40,12 +40,17 @@ func TestMain(m *testing.M) { goleak.VerifyTestMain(m) }
 // tcpPair returns the two ends of a loopback connection.
 func tcpPair(tb testing.TB) (net.Conn, net.Conn) {
 	tb.Helper()
-	ln, err := net.Listen("tcp", "127.0.0.1:0")
+	return socketPair(tb, "tcp", "127.0.0.1:0")
+}
+
+func socketPair(tb testing.TB, network, address string) (net.Conn, net.Conn) {
+	tb.Helper()
+	ln, err := net.Listen(network, address)
 	if err != nil {
 		tb.Fatal(err)
 	}
 	defer ln.Close()
-	a, err := net.Dial("tcp", ln.Addr().String())
+	a, err := net.Dial(network, ln.Addr().String())
 	if err != nil {
 		tb.Fatal(err)
 	}

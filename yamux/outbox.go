@@ -51,13 +51,9 @@ func (st *Stream) queueLightLocked(p []byte) {
 	st.spendLocked(len(p)).put(b.b[b.n:])
 	b.n += headerSize
 	b.n += copy(b.b[b.n:], p)
-	st.markLightLocked()
-}
-
-func (st *Stream) markLightLocked() {
+	s.mu.lightOf = append(s.mu.lightOf, st)
 	st.send.queued++
 	st.send.bulk = false
-	st.session.mu.lightOf = append(st.session.mu.lightOf, st)
 }
 
 func (st *Stream) queueBulkLocked(buf *sendBuf) {

@@ -203,8 +203,8 @@ func (s *Session) route(h header) (*Stream, error) {
 		s.removeLocked(st)
 		st.send.failLocked(ErrStreamReset)
 		s.mu.Unlock()
-		st.endRecv(ErrStreamReset, false) // its last words can be read
-		return nil, nil                   //nolint:nilnil // documented above
+		st.endRecv(ErrStreamReset) // its last words can be read
+		return nil, nil            //nolint:nilnil // documented above
 	}
 	if h.kind == typeWindow && h.length > 0 {
 		if uint64(st.send.window)+uint64(h.length) > 1<<32-1 {
@@ -253,7 +253,7 @@ func (s *Session) onFIN(st *Stream) {
 		s.removeLocked(st)
 	}
 	s.mu.Unlock()
-	st.endRecv(io.EOF, false)
+	st.endRecv(io.EOF)
 }
 
 func (s *Session) onGoAway(code GoAwayCode) error {

@@ -105,7 +105,7 @@ func (st *Stream) sinkLocked(try func(sink) int) int {
 
 // parkedLocked reports whether WriteTo has no reason to wake up.
 func (st *Stream) parkedLocked() bool {
-	return st.recv.err == nil && !st.recv.spent && !st.recv.deadline.passed()
+	return !st.droppingLocked() && !st.recv.deadline.passed()
 }
 
 // droppingLocked reports whether nobody wants what comes.
@@ -195,9 +195,8 @@ func (l *held) skip(n int) {
 	}
 }
 
-// endRecv notes why nothing comes any more. What is there can still be read unless
-// drop is set.
-func (st *Stream) endRecv(err error, drop bool) {
+// endRecv notes why nothing comes any more. What is there can still be read.
+func (st *Stream) endRecv(err error) {
 	r := &st.recv
 	r.Lock()
 	defer r.Unlock()
@@ -205,9 +204,6 @@ func (st *Stream) endRecv(err error, drop bool) {
 		return
 	}
 	r.err = err
-	if drop {
-		r.clearLocked()
-	}
 	if r.head == nil && !r.taken {
 		st.returnWindowLocked()
 	}

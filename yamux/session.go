@@ -292,7 +292,7 @@ func (s *Session) end(err error) {
 	s.stopKeepAlive()
 	_ = s.conn.Close()
 	for _, st := range streams {
-		st.endRecv(err, false)
+		st.endRecv(err)
 	}
 }
 

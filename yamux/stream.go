@@ -133,7 +133,7 @@ func (st *Stream) Reset() error {
 	st.send.failLocked(ErrStreamClosed)
 	s.mu.Unlock()
 	_ = st.discardRecv() // nobody is left to give credit to
-	st.endRecv(ErrStreamClosed, true)
+	st.endRecv(ErrStreamClosed)
 	st.stopReadDeadline()
 	return nil
 }

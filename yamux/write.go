@@ -83,10 +83,15 @@ func (st *Stream) isLightLocked(n int) bool {
 	if n > lightFrame || (h.queued > 0 && h.bulk) {
 		return false
 	}
-	if h.cycle != s.mu.cycle {
-		h.cycle, h.recent = s.mu.cycle, 0
-	}
+	st.startCycleLocked()
 	return int(h.recent)+n <= lightShare && (s.mu.light == nil || s.mu.light.n+headerSize+n <= len(s.mu.light.b))
+}
+
+// startCycleLocked forgets what st sent before the session's present cycle.
+func (st *Stream) startCycleLocked() {
+	if h, now := &st.send, st.session.mu.cycle; h.cycle != now {
+		h.cycle, h.recent = now, 0
+	}
 }
 
 // spendLocked takes the credit for a frame of n bytes and makes its header.
@@ -97,9 +102,7 @@ func (st *Stream) spendLocked(n int) header {
 		s.mu.cycleBytes = 0
 		s.mu.cycle++
 	}
-	if h.cycle != s.mu.cycle {
-		h.cycle, h.recent = s.mu.cycle, 0
-	}
+	st.startCycleLocked()
 	h.recent += uint32(n)                                                                        //nolint:gosec // less than a cycle
 	return header{kind: typeData, flags: st.takeFlagsLocked(), stream: st.id, length: uint32(n)} //nolint:gosec // at most the window
 }

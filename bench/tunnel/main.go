@@ -21,6 +21,8 @@ import (
 	"strings"
 	"text/tabwriter"
 	"time"
+
+	"github.com/culvert-tunnel/culvert/bench/sample"
 )
 
 func main() {
@@ -123,18 +125,10 @@ func measure(ctx context.Context, table *tabwriter.Writer, w work, subjects []*s
 func line(table *tabwriter.Writer, name, unit string, values [][]float64) {
 	fmt.Fprintf(table, "%s\t%s", name, unit)
 	for _, v := range values {
-		fmt.Fprintf(table, "\t%.3g [%.3g…%.3g]", median(v), slices.Min(v), slices.Max(v))
+		fmt.Fprintf(table, "\t%s", sample.Spread(v))
 	}
 	for _, v := range values[1:] {
-		fmt.Fprintf(table, "\t%.2f", median(values[0])/median(v))
+		fmt.Fprintf(table, "\t%.2f", sample.Median(values[0])/sample.Median(v))
 	}
 	fmt.Fprintln(table, "\t")
-}
-
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	if len(v)%2 == 1 {
-		return v[len(v)/2]
-	}
-	return (v[len(v)/2-1] + v[len(v)/2]) / 2
 }

@@ -15,6 +15,8 @@ import (
 	"slices"
 	"strings"
 	"text/tabwriter"
+
+	"github.com/culvert-tunnel/culvert/bench/sample"
 )
 
 func main() {
@@ -61,7 +63,7 @@ func run(ctx context.Context, rounds int, only, against string) error {
 		values := measure(ctx, r, rounds, rivals)
 		fmt.Fprintf(table, "%s\t%s", r.name, r.unit)
 		for _, name := range []string{"ours", "hashicorp", "go-yamux", "bare"} {
-			fmt.Fprintf(table, "\t%s", spread(values[name]))
+			fmt.Fprintf(table, "\t%s", sample.Spread(values[name]))
 		}
 		for _, rival := range []string{"hashicorp", "go-yamux", "bare"} {
 			want, has := r.targets[rival]
@@ -69,7 +71,7 @@ func run(ctx context.Context, rounds int, only, against string) error {
 				fmt.Fprint(table, "\t-")
 				continue
 			}
-			ratio := median(values["ours"]) / median(values[rival])
+			ratio := sample.Median(values["ours"]) / sample.Median(values[rival])
 			fmt.Fprintf(table, "\t%.2f", ratio)
 			if !has {
 				continue
@@ -122,20 +124,4 @@ func measure(ctx context.Context, r row, rounds int, rivals *regexp.Regexp) map[
 		}
 	}
 	return values
-}
-
-func median(v []float64) float64 {
-	v = slices.Sorted(slices.Values(v))
-	if len(v)%2 == 1 {
-		return v[len(v)/2]
-	}
-	return (v[len(v)/2-1] + v[len(v)/2]) / 2
-}
-
-// spread shows the median with the least and the greatest value.
-func spread(v []float64) string {
-	if len(v) == 0 {
-		return "-"
-	}
-	return fmt.Sprintf("%.4g [%.3g…%.3g]", median(v), slices.Min(v), slices.Max(v))
 }

@@ -18,8 +18,10 @@ const (
 	CodeVersionUnsupported Code = "version_unsupported"
 	CodeModeUnsupported    Code = "mode_unsupported"
 	CodeTokenInvalid       Code = "token_invalid"
+	CodeTokenExpired       Code = "token_expired"
 	CodeDraining           Code = "server_draining"
 	CodeTooManySessions    Code = "too_many_sessions"
+	CodeTooManyLinks       Code = "too_many_links"
 )
 
 // Codes of a Refused: the endpoint was not bound.
@@ -33,12 +35,21 @@ const (
 	CodePortsExhausted   Code = "ports_exhausted"
 	CodeKindUnsupported  Code = "kind_unsupported"
 	CodeTooManyEndpoints Code = "too_many_endpoints"
+	CodeDomainUnproven   Code = "domain_unproven"
+	CodePoolMismatch     Code = "pool_mismatch"
+	CodePoolFull         Code = "pool_full"
+	CodeStoreUnavailable Code = "store_unavailable"
 	CodeInternal         Code = "internal"
 )
 
 // Codes of an Unbound and of refusals to bind again.
 const (
 	CodeSuperseded Code = "superseded"
+)
+
+// Codes of a Notice.
+const (
+	CodeNoCertificate Code = "no_certificate"
 )
 
 // Codes of a StreamReply, and of the errors a visitor sees.
@@ -52,10 +63,35 @@ const (
 	CodeUpstreamClosed      Code = "upstream_closed"
 	CodeMisdirected         Code = "misdirected"
 	CodePolicyDenied        Code = "policy_denied"
+	CodeCertificateRequired Code = "certificate_required"
 	CodeRateLimited         Code = "rate_limited"
+	CodeTooManyConnections  Code = "too_many_connections"
 	CodeBadRequest          Code = "bad_request"
 	CodeMethodRefused       Code = "method_refused"
+	CodeRequestTimeout      Code = "request_timeout"
+	CodeHeadTooLarge        Code = "head_too_large"
+	CodeCodingRefused       Code = "coding_refused"
+	CodeVersionRefused      Code = "version_refused"
+	CodeUpstreamProtocol    Code = "upstream_protocol"
 )
+
+// CodeError is a code as an error: errors.Is(err, CodeError(code)) finds an error that
+// carries the code.
+type CodeError Code
+
+func (e CodeError) Error() string { return string(e) }
+
+// is answers errors.Is for an error with a code.
+func (c Code) is(target error) bool {
+	e, ok := target.(CodeError) //nolint:errorlint // what is looked for, not what is looked at
+	return ok && Code(e) == c
+}
+
+// Is says whether target is the code.
+func (e *RefusalError) Is(target error) bool { return e.Code.is(target) }
+
+// Is says whether target is the code.
+func (e *BindError) Is(target error) bool { return e.Code.is(target) }
 
 // RefusalError is a Refusal as an error: the node does not accept this link.
 type RefusalError struct {

@@ -84,9 +84,11 @@ type Hello struct {
 	Features      []string               `protobuf:"bytes,6,rep,name=features,proto3" json:"features,omitempty"` // what the dialler speaks beyond version 1
 	Metadata      *Metadata              `protobuf:"bytes,7,opt,name=metadata,proto3" json:"metadata,omitempty"`
 	SessionId     []byte                 `protobuf:"bytes,8,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`        // join and resume: which session
-	LinkId        []byte                 `protobuf:"bytes,9,opt,name=link_id,json=linkId,proto3" json:"link_id,omitempty"`                 // resume: which link
-	ResumeProof   []byte                 `protobuf:"bytes,10,opt,name=resume_proof,json=resumeProof,proto3" json:"resume_proof,omitempty"` // resume: proves the resume key without showing it
+	LinkId        []byte                 `protobuf:"bytes,9,opt,name=link_id,json=linkId,proto3" json:"link_id,omitempty"`                 // resume: which link; join: one that the session has
+	ResumeProof   []byte                 `protobuf:"bytes,10,opt,name=resume_proof,json=resumeProof,proto3" json:"resume_proof,omitempty"` // join and resume: proves that link's resume key without showing it
 	Received      uint64                 `protobuf:"varint,11,opt,name=received,proto3" json:"received,omitempty"`                         // resume: bytes taken from the link so far
+	Attempt       uint64                 `protobuf:"varint,12,opt,name=attempt,proto3" json:"attempt,omitempty"`                           // join and resume: grows with every Hello that names this link; those of lower ones of its mode are refused
+	Seat          uint32                 `protobuf:"varint,13,opt,name=seat,proto3" json:"seat,omitempty"`                                 // tells the sessions apart that one run has at a time: all of them serve its names
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -194,6 +196,20 @@ func (x *Hello) GetResumeProof() []byte {
 func (x *Hello) GetReceived() uint64 {
 	if x != nil {
 		return x.Received
+	}
+	return 0
+}
+
+func (x *Hello) GetAttempt() uint64 {
+	if x != nil {
+		return x.Attempt
+	}
+	return 0
+}
+
+func (x *Hello) GetSeat() uint32 {
+	if x != nil {
+		return x.Seat
 	}
 	return 0
 }
@@ -359,20 +375,22 @@ func (*HelloReply_Welcome) isHelloReply_Reply() {}
 func (*HelloReply_Refusal) isHelloReply_Reply() {}
 
 type Welcome struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	SessionId     []byte                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
-	Node          string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
-	Region        string                 `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
-	ServerVersion string                 `protobuf:"bytes,4,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
-	HeartbeatMs   uint32                 `protobuf:"varint,5,opt,name=heartbeat_ms,json=heartbeatMs,proto3" json:"heartbeat_ms,omitempty"`
-	Limits        *Limits                `protobuf:"bytes,6,opt,name=limits,proto3" json:"limits,omitempty"`
-	LinkId        []byte                 `protobuf:"bytes,7,opt,name=link_id,json=linkId,proto3" json:"link_id,omitempty"`
-	ResumeKey     []byte                 `protobuf:"bytes,8,opt,name=resume_key,json=resumeKey,proto3" json:"resume_key,omitempty"` // empty: this link cannot be resumed
-	Features      []string               `protobuf:"bytes,9,rep,name=features,proto3" json:"features,omitempty"`                    // those of the Hello that are in force
-	Received      uint64                 `protobuf:"varint,10,opt,name=received,proto3" json:"received,omitempty"`                  // resume: bytes taken from the link so far
-	Domain        string                 `protobuf:"bytes,11,opt,name=domain,proto3" json:"domain,omitempty"`                       // below which names are given
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state          protoimpl.MessageState `protogen:"open.v1"`
+	SessionId      []byte                 `protobuf:"bytes,1,opt,name=session_id,json=sessionId,proto3" json:"session_id,omitempty"`
+	Node           string                 `protobuf:"bytes,2,opt,name=node,proto3" json:"node,omitempty"`
+	Region         string                 `protobuf:"bytes,3,opt,name=region,proto3" json:"region,omitempty"`
+	ServerVersion  string                 `protobuf:"bytes,4,opt,name=server_version,json=serverVersion,proto3" json:"server_version,omitempty"`
+	HeartbeatMs    uint32                 `protobuf:"varint,5,opt,name=heartbeat_ms,json=heartbeatMs,proto3" json:"heartbeat_ms,omitempty"`
+	Limits         *Limits                `protobuf:"bytes,6,opt,name=limits,proto3" json:"limits,omitempty"`
+	LinkId         []byte                 `protobuf:"bytes,7,opt,name=link_id,json=linkId,proto3" json:"link_id,omitempty"`
+	ResumeKey      []byte                 `protobuf:"bytes,8,opt,name=resume_key,json=resumeKey,proto3" json:"resume_key,omitempty"`                    // empty: this link cannot be resumed
+	Features       []string               `protobuf:"bytes,9,rep,name=features,proto3" json:"features,omitempty"`                                       // those of the Hello that are in force
+	Received       uint64                 `protobuf:"varint,10,opt,name=received,proto3" json:"received,omitempty"`                                     // resume: bytes taken from the link so far
+	Domain         string                 `protobuf:"bytes,11,opt,name=domain,proto3" json:"domain,omitempty"`                                          // below which names are given
+	ResumeWindowMs uint32                 `protobuf:"varint,12,opt,name=resume_window_ms,json=resumeWindowMs,proto3" json:"resume_window_ms,omitempty"` // how long the node waits for a link to be resumed
+	Servers        []string               `protobuf:"bytes,13,rep,name=servers,proto3" json:"servers,omitempty"`                                        // host:port of other nodes that take this agent in
+	unknownFields  protoimpl.UnknownFields
+	sizeCache      protoimpl.SizeCache
 }
 
 func (x *Welcome) Reset() {
@@ -480,6 +498,20 @@ func (x *Welcome) GetDomain() string {
 		return x.Domain
 	}
 	return ""
+}
+
+func (x *Welcome) GetResumeWindowMs() uint32 {
+	if x != nil {
+		return x.ResumeWindowMs
+	}
+	return 0
+}
+
+func (x *Welcome) GetServers() []string {
+	if x != nil {
+		return x.Servers
+	}
+	return nil
 }
 
 type Limits struct {
@@ -624,6 +656,7 @@ type Control struct {
 	//	*Control_Ping
 	//	*Control_Pong
 	//	*Control_Notice
+	//	*Control_Health
 	Message       isControl_Message `protobuf_oneof:"message"`
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
@@ -747,6 +780,15 @@ func (x *Control) GetNotice() *Notice {
 	return nil
 }
 
+func (x *Control) GetHealth() *Health {
+	if x != nil {
+		if x, ok := x.Message.(*Control_Health); ok {
+			return x.Health
+		}
+	}
+	return nil
+}
+
 type isControl_Message interface {
 	isControl_Message()
 }
@@ -787,6 +829,10 @@ type Control_Notice struct {
 	Notice *Notice `protobuf:"bytes,9,opt,name=notice,proto3,oneof"` // node → agent, for the user's eyes
 }
 
+type Control_Health struct {
+	Health *Health `protobuf:"bytes,70,opt,name=health,proto3,oneof"` // agent → node: how an upstream is that it checks
+}
+
 func (*Control_Bind) isControl_Message() {}
 
 func (*Control_Bound) isControl_Message() {}
@@ -805,20 +851,38 @@ func (*Control_Pong) isControl_Message() {}
 
 func (*Control_Notice) isControl_Message() {}
 
+func (*Control_Health) isControl_Message() {}
+
 // EndpointSpec is what an agent asks for.
 type EndpointSpec struct {
-	state            protoimpl.MessageState `protogen:"open.v1"`
-	Kind             string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`                                                 // http, tls, tcp, udp
-	Name             string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                                                 // the endpoint's name at its agent; names are stable per (agent id, name)
-	Host             string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`                                                 // http, tls: the whole host asked for
-	Label            string                 `protobuf:"bytes,4,opt,name=label,proto3" json:"label,omitempty"`                                               // http, tls: the label below the domain asked for
-	Port             uint32                 `protobuf:"varint,5,opt,name=port,proto3" json:"port,omitempty"`                                                // tcp, udp: the port asked for, 0: any
-	Redirect         string                 `protobuf:"bytes,6,opt,name=redirect,proto3" json:"redirect,omitempty"`                                         // http: "", "always", "never"
-	UpstreamProtocol string                 `protobuf:"bytes,7,opt,name=upstream_protocol,json=upstreamProtocol,proto3" json:"upstream_protocol,omitempty"` // http: "" for HTTP/1.1, "h2c"
-	HostHeader       string                 `protobuf:"bytes,8,opt,name=host_header,json=hostHeader,proto3" json:"host_header,omitempty"`                   // http: the Host that the upstream gets instead of the visitor's
-	Plain            string                 `protobuf:"bytes,9,opt,name=plain,proto3" json:"plain,omitempty"`                                               // http: "" both ports, "only" the unencrypted one
-	unknownFields    protoimpl.UnknownFields
-	sizeCache        protoimpl.SizeCache
+	state               protoimpl.MessageState `protogen:"open.v1"`
+	Kind                string                 `protobuf:"bytes,1,opt,name=kind,proto3" json:"kind,omitempty"`                                                            // http, tls, tcp, udp; https: http with client_ca
+	Name                string                 `protobuf:"bytes,2,opt,name=name,proto3" json:"name,omitempty"`                                                            // the endpoint's name at its agent; names are stable per (agent id, name)
+	Host                string                 `protobuf:"bytes,3,opt,name=host,proto3" json:"host,omitempty"`                                                            // http, tls: the whole host asked for
+	Label               string                 `protobuf:"bytes,4,opt,name=label,proto3" json:"label,omitempty"`                                                          // http, tls: the label below the domain asked for
+	Port                uint32                 `protobuf:"varint,5,opt,name=port,proto3" json:"port,omitempty"`                                                           // tcp, udp: the port asked for, 0: any
+	Redirect            string                 `protobuf:"bytes,6,opt,name=redirect,proto3" json:"redirect,omitempty"`                                                    // http: "", "always", "never"
+	UpstreamProtocol    string                 `protobuf:"bytes,7,opt,name=upstream_protocol,json=upstreamProtocol,proto3" json:"upstream_protocol,omitempty"`            // http: "" for HTTP/1.1, "h2c"
+	HostHeader          string                 `protobuf:"bytes,8,opt,name=host_header,json=hostHeader,proto3" json:"host_header,omitempty"`                              // http: the Host that the upstream gets instead of the visitor's
+	Plain               string                 `protobuf:"bytes,9,opt,name=plain,proto3" json:"plain,omitempty"`                                                          // http: "" both ports, "only" the unencrypted one
+	UpstreamAlpn        bool                   `protobuf:"varint,20,opt,name=upstream_alpn,json=upstreamAlpn,proto3" json:"upstream_alpn,omitempty"`                      // http: over TLS, which of HTTP/2 and HTTP/1.1 its ALPN takes
+	Path                string                 `protobuf:"bytes,21,opt,name=path,proto3" json:"path,omitempty"`                                                           // http: a prefix such as /api of the host's paths, empty: all
+	StripPrefix         bool                   `protobuf:"varint,22,opt,name=strip_prefix,json=stripPrefix,proto3" json:"strip_prefix,omitempty"`                         // http: the upstream gets paths without it
+	Compress            bool                   `protobuf:"varint,23,opt,name=compress,proto3" json:"compress,omitempty"`                                                  // http: the node compresses answers that are not
+	ClientCa            string                 `protobuf:"bytes,24,opt,name=client_ca,json=clientCa,proto3" json:"client_ca,omitempty"`                                   // https: CAs (PEM) of which visitors must show a certificate
+	Ports               uint32                 `protobuf:"varint,50,opt,name=ports,proto3" json:"ports,omitempty"`                                                        // tcp, udp: how many consecutive ports, from port on; 0 and 1: one
+	MaxConnections      uint32                 `protobuf:"varint,51,opt,name=max_connections,json=maxConnections,proto3" json:"max_connections,omitempty"`                // tcp, tls, udp: visitors' connections (udp: flows) at a time; 0: no limit
+	ConnectionRate      uint32                 `protobuf:"varint,52,opt,name=connection_rate,json=connectionRate,proto3" json:"connection_rate,omitempty"`                // tcp, tls, udp: new ones per second
+	Bandwidth           uint64                 `protobuf:"varint,53,opt,name=bandwidth,proto3" json:"bandwidth,omitempty"`                                                // tcp, tls, udp: bytes per second of all visitors together, each direction
+	ConnectionBandwidth uint64                 `protobuf:"varint,54,opt,name=connection_bandwidth,json=connectionBandwidth,proto3" json:"connection_bandwidth,omitempty"` // likewise, of each connection
+	IdleTimeoutMs       uint32                 `protobuf:"varint,55,opt,name=idle_timeout_ms,json=idleTimeoutMs,proto3" json:"idle_timeout_ms,omitempty"`                 // tcp, tls: without a byte, 0: none; udp: 0 for the node's default
+	KeepAliveMs         int32                  `protobuf:"zigzag32,56,opt,name=keep_alive_ms,json=keepAliveMs,proto3" json:"keep_alive_ms,omitempty"`                     // tcp, tls: of connections with visitors; 0: the node's default, -1: none
+	Pool                bool                   `protobuf:"varint,70,opt,name=pool,proto3" json:"pool,omitempty"`                                                          // shares the name with others of the token that say so too
+	Balance             string                 `protobuf:"bytes,71,opt,name=balance,proto3" json:"balance,omitempty"`                                                     // pool: "" by how busy its members are, "round-robin"
+	Sticky              string                 `protobuf:"bytes,72,opt,name=sticky,proto3" json:"sticky,omitempty"`                                                       // pool: "", "cookie", "address"
+	Weight              uint32                 `protobuf:"varint,73,opt,name=weight,proto3" json:"weight,omitempty"`                                                      // pool: this member's, 0: 1
+	unknownFields       protoimpl.UnknownFields
+	sizeCache           protoimpl.SizeCache
 }
 
 func (x *EndpointSpec) Reset() {
@@ -914,6 +978,118 @@ func (x *EndpointSpec) GetPlain() string {
 	return ""
 }
 
+func (x *EndpointSpec) GetUpstreamAlpn() bool {
+	if x != nil {
+		return x.UpstreamAlpn
+	}
+	return false
+}
+
+func (x *EndpointSpec) GetPath() string {
+	if x != nil {
+		return x.Path
+	}
+	return ""
+}
+
+func (x *EndpointSpec) GetStripPrefix() bool {
+	if x != nil {
+		return x.StripPrefix
+	}
+	return false
+}
+
+func (x *EndpointSpec) GetCompress() bool {
+	if x != nil {
+		return x.Compress
+	}
+	return false
+}
+
+func (x *EndpointSpec) GetClientCa() string {
+	if x != nil {
+		return x.ClientCa
+	}
+	return ""
+}
+
+func (x *EndpointSpec) GetPorts() uint32 {
+	if x != nil {
+		return x.Ports
+	}
+	return 0
+}
+
+func (x *EndpointSpec) GetMaxConnections() uint32 {
+	if x != nil {
+		return x.MaxConnections
+	}
+	return 0
+}
+
+func (x *EndpointSpec) GetConnectionRate() uint32 {
+	if x != nil {
+		return x.ConnectionRate
+	}
+	return 0
+}
+
+func (x *EndpointSpec) GetBandwidth() uint64 {
+	if x != nil {
+		return x.Bandwidth
+	}
+	return 0
+}
+
+func (x *EndpointSpec) GetConnectionBandwidth() uint64 {
+	if x != nil {
+		return x.ConnectionBandwidth
+	}
+	return 0
+}
+
+func (x *EndpointSpec) GetIdleTimeoutMs() uint32 {
+	if x != nil {
+		return x.IdleTimeoutMs
+	}
+	return 0
+}
+
+func (x *EndpointSpec) GetKeepAliveMs() int32 {
+	if x != nil {
+		return x.KeepAliveMs
+	}
+	return 0
+}
+
+func (x *EndpointSpec) GetPool() bool {
+	if x != nil {
+		return x.Pool
+	}
+	return false
+}
+
+func (x *EndpointSpec) GetBalance() string {
+	if x != nil {
+		return x.Balance
+	}
+	return ""
+}
+
+func (x *EndpointSpec) GetSticky() string {
+	if x != nil {
+		return x.Sticky
+	}
+	return ""
+}
+
+func (x *EndpointSpec) GetWeight() uint32 {
+	if x != nil {
+		return x.Weight
+	}
+	return 0
+}
+
 type Bind struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Request       uint64                 `protobuf:"varint,1,opt,name=request,proto3" json:"request,omitempty"` // chosen by the agent, comes back in the answer
@@ -972,7 +1148,7 @@ type Bound struct {
 	EndpointId    string                 `protobuf:"bytes,2,opt,name=endpoint_id,json=endpointId,proto3" json:"endpoint_id,omitempty"`
 	Url           string                 `protobuf:"bytes,3,opt,name=url,proto3" json:"url,omitempty"`                           // the public URL
 	MoreUrls      []string               `protobuf:"bytes,4,rep,name=more_urls,json=moreUrls,proto3" json:"more_urls,omitempty"` // further public URLs of the same endpoint
-	Port          uint32                 `protobuf:"varint,5,opt,name=port,proto3" json:"port,omitempty"`                        // tcp, udp
+	Port          uint32                 `protobuf:"varint,5,opt,name=port,proto3" json:"port,omitempty"`                        // tcp, udp: the first
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1219,6 +1395,7 @@ type Drain struct {
 	Reason        string                 `protobuf:"bytes,1,opt,name=reason,proto3" json:"reason,omitempty"`
 	DeadlineMs    uint32                 `protobuf:"varint,2,opt,name=deadline_ms,json=deadlineMs,proto3" json:"deadline_ms,omitempty"` // from now
 	Addresses     []string               `protobuf:"bytes,3,rep,name=addresses,proto3" json:"addresses,omitempty"`                      // where else to go
+	Successor     bool                   `protobuf:"varint,4,opt,name=successor,proto3" json:"successor,omitempty"`                     // another process serves the same addresses already
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
@@ -1274,6 +1451,67 @@ func (x *Drain) GetAddresses() []string {
 	return nil
 }
 
+func (x *Drain) GetSuccessor() bool {
+	if x != nil {
+		return x.Successor
+	}
+	return false
+}
+
+// Health says what the agent's checks find out about an endpoint's upstream. Without one it
+// counts as well.
+type Health struct {
+	state         protoimpl.MessageState `protogen:"open.v1"`
+	EndpointId    string                 `protobuf:"bytes,1,opt,name=endpoint_id,json=endpointId,proto3" json:"endpoint_id,omitempty"`
+	Down          bool                   `protobuf:"varint,2,opt,name=down,proto3" json:"down,omitempty"`
+	unknownFields protoimpl.UnknownFields
+	sizeCache     protoimpl.SizeCache
+}
+
+func (x *Health) Reset() {
+	*x = Health{}
+	mi := &file_internal_tunnel_tunnel_proto_msgTypes[14]
+	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+	ms.StoreMessageInfo(mi)
+}
+
+func (x *Health) String() string {
+	return protoimpl.X.MessageStringOf(x)
+}
+
+func (*Health) ProtoMessage() {}
+
+func (x *Health) ProtoReflect() protoreflect.Message {
+	mi := &file_internal_tunnel_tunnel_proto_msgTypes[14]
+	if x != nil {
+		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
+		if ms.LoadMessageInfo() == nil {
+			ms.StoreMessageInfo(mi)
+		}
+		return ms
+	}
+	return mi.MessageOf(x)
+}
+
+// Deprecated: Use Health.ProtoReflect.Descriptor instead.
+func (*Health) Descriptor() ([]byte, []int) {
+	return file_internal_tunnel_tunnel_proto_rawDescGZIP(), []int{14}
+}
+
+func (x *Health) GetEndpointId() string {
+	if x != nil {
+		return x.EndpointId
+	}
+	return ""
+}
+
+func (x *Health) GetDown() bool {
+	if x != nil {
+		return x.Down
+	}
+	return false
+}
+
 type Ping struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Id            uint64                 `protobuf:"varint,1,opt,name=id,proto3" json:"id,omitempty"`
@@ -1284,7 +1522,7 @@ type Ping struct {
 
 func (x *Ping) Reset() {
 	*x = Ping{}
-	mi := &file_internal_tunnel_tunnel_proto_msgTypes[14]
+	mi := &file_internal_tunnel_tunnel_proto_msgTypes[15]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1296,7 +1534,7 @@ func (x *Ping) String() string {
 func (*Ping) ProtoMessage() {}
 
 func (x *Ping) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_tunnel_tunnel_proto_msgTypes[14]
+	mi := &file_internal_tunnel_tunnel_proto_msgTypes[15]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1309,7 +1547,7 @@ func (x *Ping) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Ping.ProtoReflect.Descriptor instead.
 func (*Ping) Descriptor() ([]byte, []int) {
-	return file_internal_tunnel_tunnel_proto_rawDescGZIP(), []int{14}
+	return file_internal_tunnel_tunnel_proto_rawDescGZIP(), []int{15}
 }
 
 func (x *Ping) GetId() uint64 {
@@ -1336,7 +1574,7 @@ type Pong struct {
 
 func (x *Pong) Reset() {
 	*x = Pong{}
-	mi := &file_internal_tunnel_tunnel_proto_msgTypes[15]
+	mi := &file_internal_tunnel_tunnel_proto_msgTypes[16]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1348,7 +1586,7 @@ func (x *Pong) String() string {
 func (*Pong) ProtoMessage() {}
 
 func (x *Pong) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_tunnel_tunnel_proto_msgTypes[15]
+	mi := &file_internal_tunnel_tunnel_proto_msgTypes[16]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1361,7 +1599,7 @@ func (x *Pong) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Pong.ProtoReflect.Descriptor instead.
 func (*Pong) Descriptor() ([]byte, []int) {
-	return file_internal_tunnel_tunnel_proto_rawDescGZIP(), []int{15}
+	return file_internal_tunnel_tunnel_proto_rawDescGZIP(), []int{16}
 }
 
 func (x *Pong) GetId() uint64 {
@@ -1389,7 +1627,7 @@ type Notice struct {
 
 func (x *Notice) Reset() {
 	*x = Notice{}
-	mi := &file_internal_tunnel_tunnel_proto_msgTypes[16]
+	mi := &file_internal_tunnel_tunnel_proto_msgTypes[17]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1401,7 +1639,7 @@ func (x *Notice) String() string {
 func (*Notice) ProtoMessage() {}
 
 func (x *Notice) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_tunnel_tunnel_proto_msgTypes[16]
+	mi := &file_internal_tunnel_tunnel_proto_msgTypes[17]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1414,7 +1652,7 @@ func (x *Notice) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use Notice.ProtoReflect.Descriptor instead.
 func (*Notice) Descriptor() ([]byte, []int) {
-	return file_internal_tunnel_tunnel_proto_rawDescGZIP(), []int{16}
+	return file_internal_tunnel_tunnel_proto_rawDescGZIP(), []int{17}
 }
 
 func (x *Notice) GetLevel() string {
@@ -1440,22 +1678,25 @@ func (x *Notice) GetMessage() string {
 
 // StreamHeader precedes the bytes of a data stream, node → agent.
 type StreamHeader struct {
-	state         protoimpl.MessageState `protogen:"open.v1"`
-	EndpointId    string                 `protobuf:"bytes,1,opt,name=endpoint_id,json=endpointId,proto3" json:"endpoint_id,omitempty"`
-	Visitor       string                 `protobuf:"bytes,2,opt,name=visitor,proto3" json:"visitor,omitempty"`                         // address:port
-	Edge          string                 `protobuf:"bytes,3,opt,name=edge,proto3" json:"edge,omitempty"`                               // address:port the visitor connected to
-	ServerName    string                 `protobuf:"bytes,4,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"` // TLS server name, if any
-	Alpn          []string               `protobuf:"bytes,5,rep,name=alpn,proto3" json:"alpn,omitempty"`
-	TraceParent   string                 `protobuf:"bytes,6,opt,name=trace_parent,json=traceParent,proto3" json:"trace_parent,omitempty"` // W3C trace context
-	TraceState    string                 `protobuf:"bytes,7,opt,name=trace_state,json=traceState,proto3" json:"trace_state,omitempty"`
-	VisitorId     string                 `protobuf:"bytes,8,opt,name=visitor_id,json=visitorId,proto3" json:"visitor_id,omitempty"` // names the visit in the logs of both sides
-	unknownFields protoimpl.UnknownFields
-	sizeCache     protoimpl.SizeCache
+	state            protoimpl.MessageState `protogen:"open.v1"`
+	EndpointId       string                 `protobuf:"bytes,1,opt,name=endpoint_id,json=endpointId,proto3" json:"endpoint_id,omitempty"`
+	Visitor          string                 `protobuf:"bytes,2,opt,name=visitor,proto3" json:"visitor,omitempty"`                         // address:port
+	Edge             string                 `protobuf:"bytes,3,opt,name=edge,proto3" json:"edge,omitempty"`                               // address:port the visitor connected to
+	ServerName       string                 `protobuf:"bytes,4,opt,name=server_name,json=serverName,proto3" json:"server_name,omitempty"` // TLS server name, if any
+	Alpn             []string               `protobuf:"bytes,5,rep,name=alpn,proto3" json:"alpn,omitempty"`
+	TraceParent      string                 `protobuf:"bytes,6,opt,name=trace_parent,json=traceParent,proto3" json:"trace_parent,omitempty"` // W3C trace context
+	TraceState       string                 `protobuf:"bytes,7,opt,name=trace_state,json=traceState,proto3" json:"trace_state,omitempty"`
+	VisitorId        string                 `protobuf:"bytes,8,opt,name=visitor_id,json=visitorId,proto3" json:"visitor_id,omitempty"`                       // names the visit in the logs of both sides
+	UpstreamProtocol string                 `protobuf:"bytes,20,opt,name=upstream_protocol,json=upstreamProtocol,proto3" json:"upstream_protocol,omitempty"` // what ALPN offers to an upstream behind TLS: "" for http/1.1, "h2", "any"
+	PortOffset       uint32                 `protobuf:"varint,21,opt,name=port_offset,json=portOffset,proto3" json:"port_offset,omitempty"`                  // tcp, udp: which of the endpoint's ports, counted from 0
+	Datagrams        bool                   `protobuf:"varint,22,opt,name=datagrams,proto3" json:"datagrams,omitempty"`                                      // udp: the node takes datagrams beside the stream
+	unknownFields    protoimpl.UnknownFields
+	sizeCache        protoimpl.SizeCache
 }
 
 func (x *StreamHeader) Reset() {
 	*x = StreamHeader{}
-	mi := &file_internal_tunnel_tunnel_proto_msgTypes[17]
+	mi := &file_internal_tunnel_tunnel_proto_msgTypes[18]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1467,7 +1708,7 @@ func (x *StreamHeader) String() string {
 func (*StreamHeader) ProtoMessage() {}
 
 func (x *StreamHeader) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_tunnel_tunnel_proto_msgTypes[17]
+	mi := &file_internal_tunnel_tunnel_proto_msgTypes[18]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1480,7 +1721,7 @@ func (x *StreamHeader) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamHeader.ProtoReflect.Descriptor instead.
 func (*StreamHeader) Descriptor() ([]byte, []int) {
-	return file_internal_tunnel_tunnel_proto_rawDescGZIP(), []int{17}
+	return file_internal_tunnel_tunnel_proto_rawDescGZIP(), []int{18}
 }
 
 func (x *StreamHeader) GetEndpointId() string {
@@ -1539,18 +1780,41 @@ func (x *StreamHeader) GetVisitorId() string {
 	return ""
 }
 
+func (x *StreamHeader) GetUpstreamProtocol() string {
+	if x != nil {
+		return x.UpstreamProtocol
+	}
+	return ""
+}
+
+func (x *StreamHeader) GetPortOffset() uint32 {
+	if x != nil {
+		return x.PortOffset
+	}
+	return 0
+}
+
+func (x *StreamHeader) GetDatagrams() bool {
+	if x != nil {
+		return x.Datagrams
+	}
+	return false
+}
+
 // StreamReply precedes the bytes of a data stream, agent → node.
 type StreamReply struct {
 	state         protoimpl.MessageState `protogen:"open.v1"`
 	Code          string                 `protobuf:"bytes,1,opt,name=code,proto3" json:"code,omitempty"` // empty: the upstream is connected
 	Message       string                 `protobuf:"bytes,2,opt,name=message,proto3" json:"message,omitempty"`
+	Alpn          string                 `protobuf:"bytes,10,opt,name=alpn,proto3" json:"alpn,omitempty"`            // what the upstream's TLS took of it
+	Datagrams     bool                   `protobuf:"varint,11,opt,name=datagrams,proto3" json:"datagrams,omitempty"` // udp: so does the agent, and sends them
 	unknownFields protoimpl.UnknownFields
 	sizeCache     protoimpl.SizeCache
 }
 
 func (x *StreamReply) Reset() {
 	*x = StreamReply{}
-	mi := &file_internal_tunnel_tunnel_proto_msgTypes[18]
+	mi := &file_internal_tunnel_tunnel_proto_msgTypes[19]
 	ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 	ms.StoreMessageInfo(mi)
 }
@@ -1562,7 +1826,7 @@ func (x *StreamReply) String() string {
 func (*StreamReply) ProtoMessage() {}
 
 func (x *StreamReply) ProtoReflect() protoreflect.Message {
-	mi := &file_internal_tunnel_tunnel_proto_msgTypes[18]
+	mi := &file_internal_tunnel_tunnel_proto_msgTypes[19]
 	if x != nil {
 		ms := protoimpl.X.MessageStateOf(protoimpl.Pointer(x))
 		if ms.LoadMessageInfo() == nil {
@@ -1575,7 +1839,7 @@ func (x *StreamReply) ProtoReflect() protoreflect.Message {
 
 // Deprecated: Use StreamReply.ProtoReflect.Descriptor instead.
 func (*StreamReply) Descriptor() ([]byte, []int) {
-	return file_internal_tunnel_tunnel_proto_rawDescGZIP(), []int{18}
+	return file_internal_tunnel_tunnel_proto_rawDescGZIP(), []int{19}
 }
 
 func (x *StreamReply) GetCode() string {
@@ -1592,11 +1856,25 @@ func (x *StreamReply) GetMessage() string {
 	return ""
 }
 
+func (x *StreamReply) GetAlpn() string {
+	if x != nil {
+		return x.Alpn
+	}
+	return ""
+}
+
+func (x *StreamReply) GetDatagrams() bool {
+	if x != nil {
+		return x.Datagrams
+	}
+	return false
+}
+
 var File_internal_tunnel_tunnel_proto protoreflect.FileDescriptor
 
 const file_internal_tunnel_tunnel_proto_rawDesc = "" +
 	"\n" +
-	"\x1cinternal/tunnel/tunnel.proto\x12\x11culvert.tunnel.v1\"\xef\x02\n" +
+	"\x1cinternal/tunnel/tunnel.proto\x12\x11culvert.tunnel.v1\"\x9d\x03\n" +
 	"\x05Hello\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\rR\aversion\x12\x14\n" +
 	"\x05token\x18\x02 \x01(\tR\x05token\x12\x19\n" +
@@ -1612,7 +1890,9 @@ const file_internal_tunnel_tunnel_proto_rawDesc = "" +
 	"\alink_id\x18\t \x01(\fR\x06linkId\x12!\n" +
 	"\fresume_proof\x18\n" +
 	" \x01(\fR\vresumeProof\x12\x1a\n" +
-	"\breceived\x18\v \x01(\x04R\breceived\"\xe0\x01\n" +
+	"\breceived\x18\v \x01(\x04R\breceived\x12\x18\n" +
+	"\aattempt\x18\f \x01(\x04R\aattempt\x12\x12\n" +
+	"\x04seat\x18\r \x01(\rR\x04seat\"\xe0\x01\n" +
 	"\bMetadata\x12\x18\n" +
 	"\aversion\x18\x01 \x01(\tR\aversion\x12\x0e\n" +
 	"\x02os\x18\x02 \x01(\tR\x02os\x12\x12\n" +
@@ -1626,7 +1906,7 @@ const file_internal_tunnel_tunnel_proto_rawDesc = "" +
 	"HelloReply\x126\n" +
 	"\awelcome\x18\x01 \x01(\v2\x1a.culvert.tunnel.v1.WelcomeH\x00R\awelcome\x126\n" +
 	"\arefusal\x18\x02 \x01(\v2\x1a.culvert.tunnel.v1.RefusalH\x00R\arefusalB\a\n" +
-	"\x05reply\"\xd9\x02\n" +
+	"\x05reply\"\x9d\x03\n" +
 	"\aWelcome\x12\x1d\n" +
 	"\n" +
 	"session_id\x18\x01 \x01(\fR\tsessionId\x12\x12\n" +
@@ -1641,7 +1921,9 @@ const file_internal_tunnel_tunnel_proto_rawDesc = "" +
 	"\bfeatures\x18\t \x03(\tR\bfeatures\x12\x1a\n" +
 	"\breceived\x18\n" +
 	" \x01(\x04R\breceived\x12\x16\n" +
-	"\x06domain\x18\v \x01(\tR\x06domain\"@\n" +
+	"\x06domain\x18\v \x01(\tR\x06domain\x12(\n" +
+	"\x10resume_window_ms\x18\f \x01(\rR\x0eresumeWindowMs\x12\x18\n" +
+	"\aservers\x18\r \x03(\tR\aservers\"@\n" +
 	"\x06Limits\x12\x1c\n" +
 	"\tendpoints\x18\x01 \x01(\rR\tendpoints\x12\x18\n" +
 	"\astreams\x18\x02 \x01(\rR\astreams\"\x97\x01\n" +
@@ -1650,7 +1932,7 @@ const file_internal_tunnel_tunnel_proto_rawDesc = "" +
 	"\amessage\x18\x02 \x01(\tR\amessage\x12\x1c\n" +
 	"\tretryable\x18\x03 \x01(\bR\tretryable\x12$\n" +
 	"\x0eretry_after_ms\x18\x04 \x01(\rR\fretryAfterMs\x12\x1a\n" +
-	"\bversions\x18\x05 \x03(\rR\bversions\"\xdf\x03\n" +
+	"\bversions\x18\x05 \x03(\rR\bversions\"\x94\x04\n" +
 	"\aControl\x12-\n" +
 	"\x04bind\x18\x01 \x01(\v2\x17.culvert.tunnel.v1.BindH\x00R\x04bind\x120\n" +
 	"\x05bound\x18\x02 \x01(\v2\x18.culvert.tunnel.v1.BoundH\x00R\x05bound\x126\n" +
@@ -1660,8 +1942,9 @@ const file_internal_tunnel_tunnel_proto_rawDesc = "" +
 	"\x05drain\x18\x06 \x01(\v2\x18.culvert.tunnel.v1.DrainH\x00R\x05drain\x12-\n" +
 	"\x04ping\x18\a \x01(\v2\x17.culvert.tunnel.v1.PingH\x00R\x04ping\x12-\n" +
 	"\x04pong\x18\b \x01(\v2\x17.culvert.tunnel.v1.PongH\x00R\x04pong\x123\n" +
-	"\x06notice\x18\t \x01(\v2\x19.culvert.tunnel.v1.NoticeH\x00R\x06noticeB\t\n" +
-	"\amessage\"\xf4\x01\n" +
+	"\x06notice\x18\t \x01(\v2\x19.culvert.tunnel.v1.NoticeH\x00R\x06notice\x123\n" +
+	"\x06health\x18F \x01(\v2\x19.culvert.tunnel.v1.HealthH\x00R\x06healthB\t\n" +
+	"\amessage\"\xec\x05\n" +
 	"\fEndpointSpec\x12\x12\n" +
 	"\x04kind\x18\x01 \x01(\tR\x04kind\x12\x12\n" +
 	"\x04name\x18\x02 \x01(\tR\x04name\x12\x12\n" +
@@ -1672,7 +1955,23 @@ const file_internal_tunnel_tunnel_proto_rawDesc = "" +
 	"\x11upstream_protocol\x18\a \x01(\tR\x10upstreamProtocol\x12\x1f\n" +
 	"\vhost_header\x18\b \x01(\tR\n" +
 	"hostHeader\x12\x14\n" +
-	"\x05plain\x18\t \x01(\tR\x05plain\"U\n" +
+	"\x05plain\x18\t \x01(\tR\x05plain\x12#\n" +
+	"\rupstream_alpn\x18\x14 \x01(\bR\fupstreamAlpn\x12\x12\n" +
+	"\x04path\x18\x15 \x01(\tR\x04path\x12!\n" +
+	"\fstrip_prefix\x18\x16 \x01(\bR\vstripPrefix\x12\x1a\n" +
+	"\bcompress\x18\x17 \x01(\bR\bcompress\x12\x1b\n" +
+	"\tclient_ca\x18\x18 \x01(\tR\bclientCa\x12\x14\n" +
+	"\x05ports\x182 \x01(\rR\x05ports\x12'\n" +
+	"\x0fmax_connections\x183 \x01(\rR\x0emaxConnections\x12'\n" +
+	"\x0fconnection_rate\x184 \x01(\rR\x0econnectionRate\x12\x1c\n" +
+	"\tbandwidth\x185 \x01(\x04R\tbandwidth\x121\n" +
+	"\x14connection_bandwidth\x186 \x01(\x04R\x13connectionBandwidth\x12&\n" +
+	"\x0fidle_timeout_ms\x187 \x01(\rR\ridleTimeoutMs\x12\"\n" +
+	"\rkeep_alive_ms\x188 \x01(\x11R\vkeepAliveMs\x12\x12\n" +
+	"\x04pool\x18F \x01(\bR\x04pool\x12\x18\n" +
+	"\abalance\x18G \x01(\tR\abalance\x12\x16\n" +
+	"\x06sticky\x18H \x01(\tR\x06sticky\x12\x16\n" +
+	"\x06weight\x18I \x01(\rR\x06weight\"U\n" +
 	"\x04Bind\x12\x18\n" +
 	"\arequest\x18\x01 \x01(\x04R\arequest\x123\n" +
 	"\x04spec\x18\x02 \x01(\v2\x1f.culvert.tunnel.v1.EndpointSpecR\x04spec\"\x85\x01\n" +
@@ -1695,12 +1994,17 @@ const file_internal_tunnel_tunnel_proto_rawDesc = "" +
 	"\vendpoint_id\x18\x01 \x01(\tR\n" +
 	"endpointId\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"^\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"|\n" +
 	"\x05Drain\x12\x16\n" +
 	"\x06reason\x18\x01 \x01(\tR\x06reason\x12\x1f\n" +
 	"\vdeadline_ms\x18\x02 \x01(\rR\n" +
 	"deadlineMs\x12\x1c\n" +
-	"\taddresses\x18\x03 \x03(\tR\taddresses\"8\n" +
+	"\taddresses\x18\x03 \x03(\tR\taddresses\x12\x1c\n" +
+	"\tsuccessor\x18\x04 \x01(\bR\tsuccessor\"=\n" +
+	"\x06Health\x12\x1f\n" +
+	"\vendpoint_id\x18\x01 \x01(\tR\n" +
+	"endpointId\x12\x12\n" +
+	"\x04down\x18\x02 \x01(\bR\x04down\"8\n" +
 	"\x04Ping\x12\x0e\n" +
 	"\x02id\x18\x01 \x01(\x04R\x02id\x12 \n" +
 	"\fsent_unix_ns\x18\x02 \x01(\x03R\n" +
@@ -1712,7 +2016,7 @@ const file_internal_tunnel_tunnel_proto_rawDesc = "" +
 	"\x06Notice\x12\x14\n" +
 	"\x05level\x18\x01 \x01(\tR\x05level\x12\x12\n" +
 	"\x04code\x18\x02 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x03 \x01(\tR\amessage\"\xf5\x01\n" +
+	"\amessage\x18\x03 \x01(\tR\amessage\"\xe1\x02\n" +
 	"\fStreamHeader\x12\x1f\n" +
 	"\vendpoint_id\x18\x01 \x01(\tR\n" +
 	"endpointId\x12\x18\n" +
@@ -1725,10 +2029,17 @@ const file_internal_tunnel_tunnel_proto_rawDesc = "" +
 	"\vtrace_state\x18\a \x01(\tR\n" +
 	"traceState\x12\x1d\n" +
 	"\n" +
-	"visitor_id\x18\b \x01(\tR\tvisitorId\";\n" +
+	"visitor_id\x18\b \x01(\tR\tvisitorId\x12+\n" +
+	"\x11upstream_protocol\x18\x14 \x01(\tR\x10upstreamProtocol\x12\x1f\n" +
+	"\vport_offset\x18\x15 \x01(\rR\n" +
+	"portOffset\x12\x1c\n" +
+	"\tdatagrams\x18\x16 \x01(\bR\tdatagrams\"m\n" +
 	"\vStreamReply\x12\x12\n" +
 	"\x04code\x18\x01 \x01(\tR\x04code\x12\x18\n" +
-	"\amessage\x18\x02 \x01(\tR\amessage*G\n" +
+	"\amessage\x18\x02 \x01(\tR\amessage\x12\x12\n" +
+	"\x04alpn\x18\n" +
+	" \x01(\tR\x04alpn\x12\x1c\n" +
+	"\tdatagrams\x18\v \x01(\bR\tdatagrams*G\n" +
 	"\bLinkMode\x12\x11\n" +
 	"\rLINK_MODE_NEW\x10\x00\x12\x12\n" +
 	"\x0eLINK_MODE_JOIN\x10\x01\x12\x14\n" +
@@ -1747,7 +2058,7 @@ func file_internal_tunnel_tunnel_proto_rawDescGZIP() []byte {
 }
 
 var file_internal_tunnel_tunnel_proto_enumTypes = make([]protoimpl.EnumInfo, 1)
-var file_internal_tunnel_tunnel_proto_msgTypes = make([]protoimpl.MessageInfo, 20)
+var file_internal_tunnel_tunnel_proto_msgTypes = make([]protoimpl.MessageInfo, 21)
 var file_internal_tunnel_tunnel_proto_goTypes = []any{
 	(LinkMode)(0),        // 0: culvert.tunnel.v1.LinkMode
 	(*Hello)(nil),        // 1: culvert.tunnel.v1.Hello
@@ -1764,17 +2075,18 @@ var file_internal_tunnel_tunnel_proto_goTypes = []any{
 	(*Unbind)(nil),       // 12: culvert.tunnel.v1.Unbind
 	(*Unbound)(nil),      // 13: culvert.tunnel.v1.Unbound
 	(*Drain)(nil),        // 14: culvert.tunnel.v1.Drain
-	(*Ping)(nil),         // 15: culvert.tunnel.v1.Ping
-	(*Pong)(nil),         // 16: culvert.tunnel.v1.Pong
-	(*Notice)(nil),       // 17: culvert.tunnel.v1.Notice
-	(*StreamHeader)(nil), // 18: culvert.tunnel.v1.StreamHeader
-	(*StreamReply)(nil),  // 19: culvert.tunnel.v1.StreamReply
-	nil,                  // 20: culvert.tunnel.v1.Metadata.LabelsEntry
+	(*Health)(nil),       // 15: culvert.tunnel.v1.Health
+	(*Ping)(nil),         // 16: culvert.tunnel.v1.Ping
+	(*Pong)(nil),         // 17: culvert.tunnel.v1.Pong
+	(*Notice)(nil),       // 18: culvert.tunnel.v1.Notice
+	(*StreamHeader)(nil), // 19: culvert.tunnel.v1.StreamHeader
+	(*StreamReply)(nil),  // 20: culvert.tunnel.v1.StreamReply
+	nil,                  // 21: culvert.tunnel.v1.Metadata.LabelsEntry
 }
 var file_internal_tunnel_tunnel_proto_depIdxs = []int32{
 	0,  // 0: culvert.tunnel.v1.Hello.mode:type_name -> culvert.tunnel.v1.LinkMode
 	2,  // 1: culvert.tunnel.v1.Hello.metadata:type_name -> culvert.tunnel.v1.Metadata
-	20, // 2: culvert.tunnel.v1.Metadata.labels:type_name -> culvert.tunnel.v1.Metadata.LabelsEntry
+	21, // 2: culvert.tunnel.v1.Metadata.labels:type_name -> culvert.tunnel.v1.Metadata.LabelsEntry
 	4,  // 3: culvert.tunnel.v1.HelloReply.welcome:type_name -> culvert.tunnel.v1.Welcome
 	6,  // 4: culvert.tunnel.v1.HelloReply.refusal:type_name -> culvert.tunnel.v1.Refusal
 	5,  // 5: culvert.tunnel.v1.Welcome.limits:type_name -> culvert.tunnel.v1.Limits
@@ -1784,15 +2096,16 @@ var file_internal_tunnel_tunnel_proto_depIdxs = []int32{
 	12, // 9: culvert.tunnel.v1.Control.unbind:type_name -> culvert.tunnel.v1.Unbind
 	13, // 10: culvert.tunnel.v1.Control.unbound:type_name -> culvert.tunnel.v1.Unbound
 	14, // 11: culvert.tunnel.v1.Control.drain:type_name -> culvert.tunnel.v1.Drain
-	15, // 12: culvert.tunnel.v1.Control.ping:type_name -> culvert.tunnel.v1.Ping
-	16, // 13: culvert.tunnel.v1.Control.pong:type_name -> culvert.tunnel.v1.Pong
-	17, // 14: culvert.tunnel.v1.Control.notice:type_name -> culvert.tunnel.v1.Notice
-	8,  // 15: culvert.tunnel.v1.Bind.spec:type_name -> culvert.tunnel.v1.EndpointSpec
-	16, // [16:16] is the sub-list for method output_type
-	16, // [16:16] is the sub-list for method input_type
-	16, // [16:16] is the sub-list for extension type_name
-	16, // [16:16] is the sub-list for extension extendee
-	0,  // [0:16] is the sub-list for field type_name
+	16, // 12: culvert.tunnel.v1.Control.ping:type_name -> culvert.tunnel.v1.Ping
+	17, // 13: culvert.tunnel.v1.Control.pong:type_name -> culvert.tunnel.v1.Pong
+	18, // 14: culvert.tunnel.v1.Control.notice:type_name -> culvert.tunnel.v1.Notice
+	15, // 15: culvert.tunnel.v1.Control.health:type_name -> culvert.tunnel.v1.Health
+	8,  // 16: culvert.tunnel.v1.Bind.spec:type_name -> culvert.tunnel.v1.EndpointSpec
+	17, // [17:17] is the sub-list for method output_type
+	17, // [17:17] is the sub-list for method input_type
+	17, // [17:17] is the sub-list for extension type_name
+	17, // [17:17] is the sub-list for extension extendee
+	0,  // [0:17] is the sub-list for field type_name
 }
 
 func init() { file_internal_tunnel_tunnel_proto_init() }
@@ -1814,6 +2127,7 @@ func file_internal_tunnel_tunnel_proto_init() {
 		(*Control_Ping)(nil),
 		(*Control_Pong)(nil),
 		(*Control_Notice)(nil),
+		(*Control_Health)(nil),
 	}
 	type x struct{}
 	out := protoimpl.TypeBuilder{
@@ -1821,7 +2135,7 @@ func file_internal_tunnel_tunnel_proto_init() {
 			GoPackagePath: reflect.TypeOf(x{}).PkgPath(),
 			RawDescriptor: unsafe.Slice(unsafe.StringData(file_internal_tunnel_tunnel_proto_rawDesc), len(file_internal_tunnel_tunnel_proto_rawDesc)),
 			NumEnums:      1,
-			NumMessages:   20,
+			NumMessages:   21,
 			NumExtensions: 0,
 			NumServices:   0,
 		},

@@ -2,12 +2,18 @@ package tunnel
 
 import (
 	"bytes"
+	"crypto/ecdsa"
+	"crypto/elliptic"
+	"crypto/rand"
+	"crypto/x509"
 	"encoding/hex"
+	"encoding/pem"
 	"errors"
 	"flag"
 	"fmt"
 	"io"
 	"log/slog"
+	"math/big"
 	"os"
 	"path/filepath"
 	"runtime"
@@ -16,6 +22,8 @@ import (
 
 	"google.golang.org/protobuf/encoding/protowire"
 	"google.golang.org/protobuf/proto"
+
+	"github.com/culvert-tunnel/culvert/internal/endpoint"
 )
 
 var update = flag.Bool("update", false, "rewrite the golden bytes")
@@ -27,28 +35,33 @@ func messages() map[string]proto.Message {
 		"hello": &Hello{
 			Version: 1, Token: "cvt_id_secret", AgentId: "agent", Generation: 7, Mode: LinkMode_LINK_MODE_RESUME, Features: []string{"x/1"},
 			Metadata:  &Metadata{Version: "1.0.0", Os: "linux", Arch: "amd64", Hostname: "h", Labels: map[string]string{"k": "v"}},
-			SessionId: []byte{1}, LinkId: []byte{2}, ResumeProof: []byte{3}, Received: 4,
+			SessionId: []byte{1}, LinkId: []byte{2}, ResumeProof: []byte{3}, Received: 4, Attempt: 5, Seat: 6,
 		},
 		"welcome": &HelloReply{Reply: &HelloReply_Welcome{Welcome: &Welcome{
 			SessionId: []byte{1}, Node: "n", Region: "r", ServerVersion: "1.0.0", HeartbeatMs: 5000, Limits: &Limits{Endpoints: 10, Streams: 20},
-			LinkId: []byte{2}, ResumeKey: []byte{3}, Features: []string{"x/1"}, Received: 4, Domain: "example.com",
+			LinkId: []byte{2}, ResumeKey: []byte{3}, Features: []string{"x/1"}, Received: 4, Domain: "example.com", ResumeWindowMs: 30000,
+			Servers: []string{"a:443"},
 		}}},
 		"refusal": &HelloReply{Reply: &HelloReply_Refusal{Refusal: &Refusal{
 			Code: "token_invalid", Message: "no", Retryable: true, RetryAfterMs: 1000, Versions: []uint32{1},
 		}}},
 		"bind": control(&Control_Bind{Bind: &Bind{Request: 1, Spec: &EndpointSpec{
 			Kind: "http", Name: "web", Host: "app.example.com", Label: "app", Port: 20022, Redirect: "always", UpstreamProtocol: "h2c", HostHeader: "h", Plain: "only",
+			Ports: 11, MaxConnections: 100, ConnectionRate: 10, Bandwidth: 1 << 40, ConnectionBandwidth: 1000, IdleTimeoutMs: 60000, KeepAliveMs: -1,
+			UpstreamAlpn: true, Path: "/p", StripPrefix: true, Compress: true, ClientCa: "ca",
+			Pool: true, Balance: "round-robin", Sticky: "cookie", Weight: 3,
 		}}}),
 		"bound":         control(&Control_Bound{Bound: &Bound{Request: 1, EndpointId: "e", Url: "https://a", MoreUrls: []string{"http://a"}, Port: 1}}),
 		"refused":       control(&Control_Refused{Refused: &Refused{Request: 1, Code: "name_taken", Message: "no", Retryable: true}}),
 		"unbind":        control(&Control_Unbind{Unbind: &Unbind{EndpointId: "e"}}),
 		"unbound":       control(&Control_Unbound{Unbound: &Unbound{EndpointId: "e", Code: "superseded", Message: "m"}}),
-		"drain":         control(&Control_Drain{Drain: &Drain{Reason: "r", DeadlineMs: 1000, Addresses: []string{"a:443"}}}),
+		"health":        control(&Control_Health{Health: &Health{EndpointId: "e", Down: true}}),
+		"drain":         control(&Control_Drain{Drain: &Drain{Reason: "r", DeadlineMs: 1000, Addresses: []string{"a:443"}, Successor: true}}),
 		"ping":          control(&Control_Ping{Ping: &Ping{Id: 1, SentUnixNs: 2}}),
 		"pong":          control(&Control_Pong{Pong: &Pong{Id: 1, SentUnixNs: 2}}),
 		"notice":        control(&Control_Notice{Notice: &Notice{Level: "warn", Code: "c", Message: "m"}}),
-		"stream_header": &StreamHeader{EndpointId: "e", Visitor: "192.0.2.1:1", Edge: "192.0.2.2:443", ServerName: "a", Alpn: []string{"h2"}, TraceParent: "tp", TraceState: "ts", VisitorId: "v"},
-		"stream_reply":  &StreamReply{Code: "upstream_refused", Message: "m"},
+		"stream_header": &StreamHeader{EndpointId: "e", Visitor: "192.0.2.1:1", Edge: "192.0.2.2:443", ServerName: "a", Alpn: []string{"h2"}, TraceParent: "tp", TraceState: "ts", VisitorId: "v", UpstreamProtocol: "h2", PortOffset: 3, Datagrams: true},
+		"stream_reply":  &StreamReply{Code: "upstream_refused", Message: "m", Alpn: "h2", Datagrams: true},
 	}
 }
 
@@ -105,6 +118,30 @@ func TestLimits(t *testing.T) {
 		err := Read(bytes.NewReader(in), &StreamReply{}, MaxHeader)
 		if !errors.Is(err, ErrTooLarge) && !errors.Is(err, ErrMalformed) {
 			t.Errorf("%x: %v", in, err)
+		}
+	}
+}
+
+// TestClientCAOnTheWire: an endpoint that asks visitors for a certificate is of a kind that a
+// node which doesn't know of that refuses, and neither goes without the other.
+func TestClientCAOnTheWire(t *testing.T) {
+	key, err := ecdsa.GenerateKey(elliptic.P256(), rand.Reader)
+	if err != nil {
+		t.Fatal(err)
+	}
+	template := &x509.Certificate{SerialNumber: big.NewInt(1)}
+	der, err := x509.CreateCertificate(rand.Reader, template, template, key.Public(), key)
+	if err != nil {
+		t.Fatal(err)
+	}
+	spec := endpoint.Spec{Kind: endpoint.HTTP, Name: "web", ClientCA: string(pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}))}
+	m := SpecToWire(spec)
+	if back, err := SpecFromWire(m); m.GetKind() != "https" || err != nil || back != spec {
+		t.Errorf("%v comes back as %+v, %v", m, back, err)
+	}
+	for _, bad := range []*EndpointSpec{{Kind: "http", ClientCa: spec.ClientCA}, {Kind: "https"}, {Kind: "https", ClientCa: "x"}, {Kind: "tls", ClientCa: spec.ClientCA}} {
+		if got, err := SpecFromWire(bad); err == nil {
+			t.Errorf("%v is read as %+v", bad, got)
 		}
 	}
 }

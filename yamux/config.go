@@ -16,6 +16,10 @@ type Config struct {
 	// Default 5 s; negative: never.
 	KeepAliveInterval time.Duration
 
+	// Patient says that the connection watches over itself: silence, however long,
+	// neither ends the session nor has it ping.
+	Patient bool
+
 	// AcceptBacklog is how many streams of the other side may wait for Accept.
 	// Further ones are reset. Default 1024.
 	AcceptBacklog int

@@ -130,6 +130,101 @@ func TestWriteToBlockedSink(t *testing.T) {
 	}
 }
 
+// watched is a socket that keeps what it is shown. Its own Write and Read are those of
+// systems that have no better way.
+type watched struct {
+	*net.TCPConn
+	mu            sync.Mutex
+	written, read bytes.Buffer
+}
+
+func (w *watched) Writing(p []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.written.Write(p)
+}
+
+func (w *watched) HasRead(p []byte) {
+	w.mu.Lock()
+	defer w.mu.Unlock()
+	w.read.Write(p)
+}
+
+func (w *watched) Write(p []byte) (int, error) {
+	w.Writing(p)
+	return w.TCPConn.Write(p)
+}
+
+func (w *watched) Read(p []byte) (int, error) {
+	n, err := w.TCPConn.Read(p)
+	w.HasRead(p[:n])
+	return n, err
+}
+
+func (w *watched) WriteTo(io.Writer) (int64, error)  { panic("not asked for") }
+func (w *watched) ReadFrom(io.Reader) (int64, error) { panic("not asked for") }
+
+// TestWatched: a socket is shown what passes once and in order, also when it takes only
+// parts of it, and a message before the answer to it.
+func TestWatched(t *testing.T) {
+	c, s := tcpSessions(t)
+	st, other := streams(t, c, s)
+	near, far := narrowPair(t)
+	w := &watched{TCPConn: near.(*net.TCPConn)}
+	var tasks sync.WaitGroup
+	tasks.Go(func() {
+		_, err := other.WriteTo(w)
+		if err := errors.Join(err, w.CloseWrite()); err != nil {
+			t.Error(err)
+		}
+	})
+	tasks.Go(func() {
+		_, err := other.ReadFrom(w)
+		if err := errors.Join(err, other.CloseWrite()); err != nil {
+			t.Error(err)
+		}
+	})
+	var said, answered bytes.Buffer
+	for i := range 200 {
+		message, answer := filler(uint64(i), 1+i*37%(2*lookahead)), filler(uint64(i+1000), 1+i)
+		said.Write(message)
+		answered.Write(answer)
+		_, err := st.Write(message)
+		if _, rerr := io.ReadFull(far, make([]byte, len(message))); err != nil || rerr != nil {
+			t.Fatal(err, rerr)
+		}
+		w.mu.Lock()
+		seen := w.written.Len()
+		w.mu.Unlock()
+		if seen != said.Len() {
+			t.Fatalf("message %d came, %d of %d bytes were shown", i, seen, said.Len())
+		}
+		_, err = far.Write(answer)
+		if _, rerr := io.ReadFull(st, make([]byte, len(answer))); err != nil || rerr != nil {
+			t.Fatal(err, rerr)
+		}
+	}
+	// More than the socket takes, in pieces of all kinds, read only afterwards.
+	tasks.Go(func() {
+		for i := range 400 {
+			b := filler(uint64(i), 1+i*211%(3*lookahead))
+			said.Write(b)
+			if _, err := st.Write(b); err != nil {
+				t.Error(err)
+			}
+		}
+		_ = st.CloseWrite()
+	})
+	if _, err := io.Copy(io.Discard, far); err != nil {
+		t.Error(err)
+	}
+	_ = far.(*net.TCPConn).CloseWrite()
+	tasks.Wait()
+	if !bytes.Equal(w.written.Bytes(), said.Bytes()) || !bytes.Equal(w.read.Bytes(), answered.Bytes()) {
+		t.Errorf("shown %d of %d bytes written, %d of %d read", w.written.Len(), said.Len(), w.read.Len(), answered.Len())
+	}
+}
+
 // TestWriteToFails: the error of the destination comes back, from the middle of
 // bulk and from a parked WriteTo, and the session goes on.
 func TestWriteToFails(t *testing.T) {
@@ -313,6 +408,103 @@ func TestWriteToFailsLetsGo(t *testing.T) {
 		is(t, <-failed, ErrStreamReset)
 		if d := time.Since(began); d > time.Second {
 			t.Errorf("the writer waited for %v", d)
+		}
+	})
+}
+
+// TestPieces relays by ReadFromN and WriteToN, with plain reads and writes between: no
+// piece may take a byte of the next.
+func TestPieces(t *testing.T) {
+	for _, kind := range []struct {
+		name string
+		pair func(testing.TB) (net.Conn, net.Conn)
+	}{{"tcp", tcpPair}, {"narrow", narrowPair}, {"unix", unixPair}, {"pipe", pipePair}} {
+		t.Run(kind.name, func(t *testing.T) {
+			eachWire(t, func(t *testing.T, c, s *Session) {
+				st, other := streams(t, c, s)
+				visitor, in := kind.pair(t)
+				out, upstream := kind.pair(t)
+				want := filler(5, 2<<20)
+				size := func(i int) int { return i*i*31%50_000 + 1 }
+				var tasks sync.WaitGroup
+				tasks.Go(func() {
+					_, _ = visitor.Write(want)
+					visitor.Close()
+				})
+				tasks.Go(func() {
+					one := make([]byte, 1)
+					for i := 0; ; i++ {
+						n, err := st.ReadFromN(in, int64(size(i)))
+						if err == io.EOF && n < int64(size(i)) { //nolint:errorlint // documented bare
+							break
+						}
+						if err != nil || n != int64(size(i)) {
+							t.Errorf("%d bytes of %d into the stream: %v", n, size(i), err)
+							break
+						}
+						if k, _ := in.Read(one); k == 1 {
+							_, _ = st.Write(one)
+						}
+					}
+					_ = st.CloseWrite()
+				})
+				tasks.Go(func() {
+					defer out.Close()
+					one := make([]byte, 1)
+					for i := 3; ; i++ {
+						n, err := other.WriteToN(out, int64(size(i)))
+						if err == io.EOF && n < int64(size(i)) { //nolint:errorlint // documented bare
+							return
+						}
+						if err != nil || n != int64(size(i)) {
+							t.Errorf("%d bytes of %d out of the stream: %v", n, size(i), err)
+							return
+						}
+						if k, _ := other.Read(one); k == 1 {
+							_, _ = out.Write(one)
+						}
+					}
+				})
+				got, err := io.ReadAll(upstream)
+				tasks.Wait()
+				if err != nil || !bytes.Equal(got, want) {
+					t.Errorf("%d bytes of %d came through, the same: %v; %v", len(got), len(want), bytes.Equal(got, want[:min(len(got), len(want))]), err)
+				}
+			})
+		})
+	}
+}
+
+// TestPieceEnds: WriteToN returns when it has its bytes, though none come behind them, and
+// what comes later is not its own, whether it came in one frame with them or not.
+func TestPieceEnds(t *testing.T) {
+	eachWire(t, func(t *testing.T, c, s *Session) {
+		st, other := streams(t, c, s)
+		out, upstream := tcpPair(t)
+		for _, n := range []int{1, 100, 5_000, 40_000, 200_000} {
+			for _, behind := range []int{0, 1, 30_000} {
+				sent := filler(uint64(n), n+behind)
+				done := make(chan error, 1)
+				go func() {
+					k, err := other.WriteToN(out, int64(n))
+					if err == nil && k != int64(n) {
+						err = io.ErrShortWrite
+					}
+					done <- err
+				}()
+				go func() { _, _ = st.Write(sent) }()
+				got := make([]byte, n)
+				if _, err := io.ReadFull(upstream, got); err != nil {
+					t.Fatal(err)
+				}
+				if err := <-done; err != nil {
+					t.Fatal(err)
+				}
+				rest := make([]byte, behind)
+				if _, err := io.ReadFull(other, rest); err != nil || !bytes.Equal(append(got, rest...), sent) {
+					t.Fatalf("%d bytes and %d behind came otherwise: %v", n, behind, err)
+				}
+			}
 		}
 	})
 }

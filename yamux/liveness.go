@@ -163,7 +163,7 @@ func (s *Session) stopKeepAlive() {
 
 // look is called by the timer: after a silence of the interval it pings, and after
 // two pings that brought no byte in two thirds of the interval each it ends the
-// session. While the connection takes bytes that had been waiting, the other side
+// session, unless that is Patient. While the connection takes bytes that had been waiting, the other side
 // is alive too: a ping behind bulk may take its time.
 func (s *Session) look() {
 	interval := int64(s.cfg.KeepAliveInterval)
@@ -186,6 +186,7 @@ func (s *Session) look() {
 		if now-p.mu.probed > int64(probeEvery) {
 			probe = true
 		}
+	case s.cfg.Patient:
 	case p.mu.missed > 0 && progress:
 		next = interval * 2 / 3
 	case p.mu.missed < 2:

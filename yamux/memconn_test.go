@@ -172,11 +172,12 @@ type bufferedConn struct {
 	net.Conn
 	mu      sync.Mutex
 	pending []byte
+	joins   bool
 }
 
 func bufferedPair(tb testing.TB) (net.Conn, net.Conn) {
 	a, b := tcpPair(tb)
-	return &bufferedConn{Conn: a}, &bufferedConn{Conn: b}
+	return &bufferedConn{Conn: a}, &bufferedConn{Conn: b, joins: true}
 }
 
 func (c *bufferedConn) Write(p []byte) (int, error) {
@@ -204,3 +205,5 @@ func (c *bufferedConn) Flush(wait bool) (int, bool, error) {
 }
 
 func (c *bufferedConn) Ready() bool { return false }
+
+func (c *bufferedConn) Joins() bool { return c.joins }

@@ -49,6 +49,7 @@ func (s *Session) need(n int) error {
 				in.r = 0
 			}
 		}
+		s.handOverUnlessMore()
 		k, err := s.wire.read(in.buf[in.w:])
 		s.received(k)
 		in.w += k
@@ -82,12 +83,14 @@ func (s *Session) now() int64 { return int64(time.Since(s.began)) }
 func (s *Session) readLoop() error {
 	s.in.buf = s.in.small[:]
 	defer s.in.release()
+	defer s.handOver()
 	frames := int32(0)
 	for ; ; frames++ {
 		if s.in.r == s.in.w {
 			s.in.r, s.in.w = 0, 0
 			s.crowd.Store(frames)
 			frames = 0
+			s.handOverUnlessMore()
 			err := s.wire.await(&s.in)
 			s.received(s.in.w)
 			if err != nil {
@@ -121,6 +124,9 @@ func (s *Session) readError(err error) error {
 func (s *Session) handle(h header) error {
 	if h.version != protocolVersion {
 		return &ProtocolError{Reason: ErrVersion}
+	}
+	if s.held.n > 0 && (h.kind != typeData || h.stream != s.held.stream.id || h.flags != 0 || h.length < lookahead) {
+		s.handOver()
 	}
 	switch h.kind {
 	case typeData:
@@ -167,6 +173,7 @@ func (s *Session) onData(h header) error {
 		}
 	}
 	if h.flags&flagFIN != 0 {
+		s.handOver()
 		s.onFIN(st)
 	}
 	return nil
@@ -288,14 +295,16 @@ func (s *Session) discard(n int) error {
 // maxScatter is how many large chunks one read fills.
 const maxScatter = maxFrame / largeChunk
 
-// held is payload on its way from the connection to its stream: handed over in
-// larger pieces, it costs fewer wake-ups and calls.
+// held is payload on its way from the connection to its stream: handed over in larger
+// pieces, also of several frames, it costs fewer wake-ups and calls.
 type held struct {
+	stream     *Stream
 	head, tail *chunk
 	n          int
 }
 
-func (l *held) add(c *chunk) {
+func (l *held) add(st *Stream, c *chunk) {
+	l.stream = st
 	if l.head == nil {
 		l.head = c
 	} else {
@@ -303,6 +312,24 @@ func (l *held) add(c *chunk) {
 	}
 	l.tail = c
 	l.n += c.w - c.r
+}
+
+// handOver gives the stream what is held for it.
+func (s *Session) handOver() {
+	if s.held.n == 0 {
+		return
+	}
+	l := s.held
+	s.held = held{}
+	s.credit(l.stream, l.stream.append(l))
+}
+
+// handOverUnlessMore is called before reading: nothing is held while the connection may
+// have to be waited for.
+func (s *Session) handOverUnlessMore() {
+	if s.held.n > 0 && !s.wire.ready() {
+		s.handOver()
+	}
 }
 
 // fill moves n bytes of payload into st. A short frame goes to it as it lies in the
@@ -318,33 +345,31 @@ func (s *Session) fill(st *Stream, n int) error {
 		in.r += n
 		return nil
 	}
-	var l held
 	for n > 0 {
 		if b := in.bytes(); len(b) > 0 {
 			c := newChunk(len(b))
 			c.w = copy(c.b, b[:min(len(b), n)])
 			in.r += c.w
 			n -= c.w
-			l.add(c)
+			s.held.add(st, c)
 		} else {
-			k, err := s.scatter(&l, n)
+			s.handOverUnlessMore()
+			k, err := s.scatter(st, n)
 			n -= k
 			if err != nil {
-				freeChunks(l.head)
 				return within(err)
 			}
 		}
-		if n == 0 || l.n >= writeAtOnce || !s.wire.ready() {
-			s.credit(st, st.append(l))
-			l = held{}
+		if s.held.n >= writeAtOnce {
+			s.handOver()
 		}
 	}
 	return nil
 }
 
-// scatter reads up to n bytes into new chunks, and what comes after them into the
+// scatter reads up to n bytes for st into new chunks, and what comes after them into the
 // empty inbox.
-func (s *Session) scatter(l *held, n int) (int, error) {
+func (s *Session) scatter(st *Stream, n int) (int, error) {
 	in := &s.in
 	in.grow()
 	in.r, in.w = 0, 0
@@ -377,7 +402,7 @@ func (s *Session) scatter(l *held, n int) (int, error) {
 		}
 		c.w = min(left, len(c.b))
 		left -= c.w
-		l.add(c)
+		s.held.add(st, c)
 	}
 	return taken, noEOF(k, err)
 }

@@ -2,6 +2,7 @@ package yamux
 
 import (
 	"io"
+	"math"
 	"sync"
 )
 
@@ -16,6 +17,7 @@ type recvHalf struct {
 	taken      bool // WriteTo has chunks that it took
 
 	sink sink  // takes short messages while WriteTo is parked
+	most int64 // bytes the sink may still take; with none left WriteTo wakes up
 	busy bool  // the sink is being written to
 	sunk int64 // bytes the sink took since WriteTo parked
 
@@ -70,7 +72,7 @@ func (st *Stream) deliver(b []byte) uint32 {
 	r.Lock()
 	defer r.Unlock()
 	var credit uint32
-	if st.sinkableLocked() {
+	if st.sinkableLocked(len(b)) {
 		n := st.sinkLocked(func(to sink) int { return to.try(b) })
 		credit = st.consumeLocked(n)
 		if b = b[n:]; len(b) == 0 && st.parkedLocked() {
@@ -85,9 +87,12 @@ func (st *Stream) deliver(b []byte) uint32 {
 	return credit
 }
 
-// sinkableLocked reports whether WriteTo is parked with a sink and nothing is ahead
-// of what comes.
-func (st *Stream) sinkableLocked() bool { return st.recv.sink != nil && st.recv.head == nil }
+// sinkableLocked reports whether WriteTo is parked with a sink that may take n bytes, and
+// nothing is ahead of what comes.
+func (st *Stream) sinkableLocked(n int) bool {
+	r := &st.recv
+	return r.sink != nil && r.head == nil && int64(n) <= r.most
+}
 
 // sinkLocked has the sink take what it can, without the lock. WriteTo stays parked
 // as long as busy is set, so the destination is ours meanwhile.
@@ -100,12 +105,13 @@ func (st *Stream) sinkLocked(try func(sink) int) int {
 	r.Lock()
 	r.busy = false
 	r.sunk += int64(n)
+	r.most -= int64(n)
 	return n
 }
 
 // parkedLocked reports whether WriteTo has no reason to wake up.
 func (st *Stream) parkedLocked() bool {
-	return !st.droppingLocked() && !st.recv.deadline.passed()
+	return !st.droppingLocked() && !st.recv.deadline.passed() && st.recv.most > 0
 }
 
 // droppingLocked reports whether nobody wants what comes.
@@ -152,7 +158,7 @@ func (st *Stream) append(l held) uint32 {
 	r.Lock()
 	defer r.Unlock()
 	var credit uint32
-	if st.sinkableLocked() {
+	if st.sinkableLocked(l.n) {
 		n := st.sinkLocked(func(to sink) int { return to.tryChunks(l.head) })
 		credit = st.consumeLocked(n)
 		l.skip(n)
@@ -249,7 +255,7 @@ func (st *Stream) waitRecvLocked() error {
 			return ErrStreamClosed
 		case r.deadline.passed():
 			return errDeadline
-		case r.head != nil:
+		case r.head != nil, r.sink != nil && r.most == 0:
 			return nil
 		case r.err != nil:
 			st.returnWindowLocked()
@@ -264,6 +270,15 @@ func (st *Stream) waitRecvLocked() error {
 		}
 		r.cond.Wait()
 	}
+}
+
+// Quiet reports whether there is nothing to read now, neither bytes nor the end, so that
+// who keeps idle streams for later finds those that have ended.
+func (st *Stream) Quiet() bool {
+	r := &st.recv
+	r.Lock()
+	defer r.Unlock()
+	return r.head == nil && r.err == nil && !r.spent
 }
 
 // read copies to p and returns the credit to give for it.
@@ -293,21 +308,52 @@ func (st *Stream) read(p []byte) (int, uint32, error) {
 	return n, st.consumeLocked(n), nil
 }
 
-// take waits for chunks and takes them all. While it waits, short messages go to
-// the sink, if there is one; sunk says how many bytes of them.
-func (st *Stream) take(to sink) (chunks *chunk, sunk int64, err error) {
+// take waits for chunks and takes at most so many bytes of them. While it waits, short
+// messages go to the sink, if there is one; sunk says how many bytes of them.
+func (st *Stream) take(to sink, most int64) (chunks *chunk, sunk int64, err error) {
 	r := &st.recv
 	r.Lock()
 	defer r.Unlock()
-	r.sink, r.taken = to, false
+	r.sink, r.most, r.taken = to, most, false
 	err = st.waitRecvLocked()
 	r.sink = nil
 	sunk, r.sunk = r.sunk, 0
-	if err == nil {
-		chunks, r.head, r.tail, r.lost = r.head, nil, nil, 0
+	if most -= sunk; err == nil && most > 0 {
+		chunks = r.cutLocked(most)
 		r.taken = true
 	}
 	return chunks, sunk, err
+}
+
+// cutLocked takes at most so many bytes from the head of the list. Of a chunk that is to be
+// taken in part a copy is.
+func (r *recvHalf) cutLocked(most int64) *chunk {
+	first := r.head
+	var last *chunk
+	for c := first; c != nil; c = c.next {
+		n := c.w - c.r
+		if int64(n) > most {
+			part := newChunk(int(most))
+			part.w = copy(part.b, c.b[c.r:c.r+int(most)])
+			c.r += part.w
+			if last == nil {
+				return part
+			}
+			last.next, r.head = part, c
+			return first
+		}
+		if most -= int64(n); most == 0 && c.next != nil {
+			r.lost -= c.room()
+			r.head, c.next = c.next, nil
+			return first
+		}
+		if c.next != nil {
+			r.lost -= c.room()
+		}
+		last = c
+	}
+	r.head, r.tail, r.lost = nil, nil, 0
+	return first
 }
 
 // consume notes that n bytes were used and returns the credit to give for them.
@@ -321,27 +367,50 @@ func (st *Stream) consume(n int) uint32 {
 // buffers, and while nothing else is under way, short messages go to w, if that is
 // a socket, straight from where they were received.
 func (st *Stream) WriteTo(w io.Writer) (int64, error) {
+	n, err := st.WriteToN(w, math.MaxInt64)
+	if err == io.EOF { //nolint:errorlint // returned bare
+		err = nil
+	}
+	return n, err
+}
+
+// WriteToN is WriteTo for the next n bytes. What comes behind them stays to be read. The
+// error is io.EOF if there were fewer, else not nil if they were not all written.
+func (st *Stream) WriteToN(w io.Writer, n int64) (int64, error) {
 	to := newSink(w)
 	total := int64(0)
-	for {
-		chunks, sunk, err := st.take(to)
+	defer st.handedOver()
+	for total < n {
+		chunks, sunk, err := st.take(to, n-total)
 		total += sunk
 		if err == io.EOF { //nolint:errorlint // set bare
-			return total, nil
+			return total, err
 		}
 		if err != nil {
 			return total, st.opError("read", err)
 		}
-		n, err := st.writeChunks(w, to, chunks)
-		total += n
+		k, err := st.writeChunks(w, to, chunks)
+		total += k
 		if err != nil {
 			return total, err
 		}
 	}
+	return total, nil
 }
 
-// writeAtOnce bounds what is written before credit is given for it.
-const writeAtOnce = 64 << 10
+// handedOver notes that what was taken is held no more.
+func (st *Stream) handedOver() {
+	r := &st.recv
+	r.Lock()
+	defer r.Unlock()
+	r.taken = false
+	if r.err != nil && r.head == nil {
+		st.returnWindowLocked()
+	}
+}
+
+// writeAtOnce bounds what is handed over, and what is written before credit is given for it.
+const writeAtOnce = 128 << 10
 
 // writeChunks writes the chunks and frees them.
 func (st *Stream) writeChunks(w io.Writer, to sink, chunks *chunk) (int64, error) {

@@ -22,8 +22,10 @@ type Session struct {
 	acceptable chan struct{}  // holds a token while streams may wait for Accept
 	tasks      sync.WaitGroup // drainers; grows only while mu.err is nil
 
-	in  inbox    // of the goroutine in Run, and so is iov
-	iov [][]byte // storage
+	// Of the goroutine in Run.
+	in   inbox
+	held held
+	iov  [][]byte // storage
 
 	heard             atomic.Int64 // now, when a byte last came
 	crowd             atomic.Int32 // frames that came in together lately

@@ -25,6 +25,9 @@ func (s *Session) Stats() Stats {
 	}
 }
 
+// Moved is the number of bytes received and handed to the connection.
+func (s *Session) Moved() int64 { return s.bytesIn.Load() + s.bytesOut.Load() }
+
 // Queued is the number of bytes that wait to be sent.
 func (s *Session) Queued() int {
 	s.mu.Lock()

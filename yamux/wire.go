@@ -18,6 +18,22 @@ type BufferedConn interface {
 
 	// Ready says whether Read is sure to return something at once.
 	Ready() bool
+
+	// Joins says that short writes are as good as long ones. If not, a session puts
+	// short ones together before.
+	Joins() bool
+}
+
+// Watched is a socket, as the destination of WriteTo or the source of ReadFrom, that
+// wants to see the bytes that pass: through its SyscallConn they pass without its Write
+// and Read. Where there is no better way than these, they are used, and the methods here
+// are not called. All of it must be quick, for other streams wait.
+type Watched interface {
+	// Writing shows bytes before they are written, in order and each once.
+	Writing(p []byte)
+
+	// HasRead shows bytes that were read, before anybody else has them.
+	HasRead(p []byte)
 }
 
 // wire is the connection as a session uses it. Its writing methods are called by
@@ -49,7 +65,7 @@ type wire interface {
 // as it does: a call to send may last long.
 func newWire(conn net.Conn, taken *atomic.Int64) wire {
 	if b, ok := conn.(BufferedConn); ok {
-		return &bufferedWire{plainWire{conn, taken}, b}
+		return &bufferedWire{plainWire{conn, taken}, b, b.Joins()}
 	}
 	if w := newSocketWire(conn, taken); w != nil {
 		return w
@@ -142,6 +158,7 @@ func (w *plainWire) gather(bufs [][]byte) error {
 type bufferedWire struct {
 	plainWire
 	buffered BufferedConn
+	joins    bool
 }
 
 func (w *bufferedWire) ready() bool { return w.buffered.Ready() }
@@ -150,11 +167,16 @@ func (w *bufferedWire) ready() bool { return w.buffered.Ready() }
 const tlsRecord = 16 << 10
 
 func (w *bufferedWire) try(head, body []byte) (int, bool, error) {
-	if len(body) == 0 {
-		if _, err := w.conn.Write(head); err != nil {
-			return 0, false, err
-		}
-	} else if err := w.join(head, body); err != nil {
+	var err error
+	switch {
+	case w.joins:
+		err = w.write([][]byte{head, body})
+	case len(body) == 0:
+		_, err = w.conn.Write(head)
+	default:
+		err = w.join(head, body)
+	}
+	if err != nil {
 		return 0, false, err
 	}
 	_, done, err := w.buffered.Flush(false)
@@ -179,8 +201,25 @@ func (w *bufferedWire) join(head, body []byte) error {
 	return err
 }
 
+// write writes each of bufs for itself.
+func (w *bufferedWire) write(bufs [][]byte) error {
+	for _, b := range bufs {
+		n, err := w.conn.Write(b)
+		w.taken.Add(int64(n))
+		if err != nil {
+			return err
+		}
+	}
+	return nil
+}
+
 func (w *bufferedWire) send(bufs [][]byte) (waited bool, err error) {
-	if err := w.gather(bufs); err != nil {
+	if w.joins {
+		err = w.write(bufs)
+	} else {
+		err = w.gather(bufs)
+	}
+	if err != nil {
 		return false, err
 	}
 	for {

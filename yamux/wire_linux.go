@@ -7,6 +7,8 @@ import (
 	"sync/atomic"
 	"syscall"
 	"unsafe"
+
+	"github.com/culvert-tunnel/culvert/internal/nonblock"
 )
 
 // unsentLimit bounds what a socket takes beyond what it has sent, in bytes
@@ -70,6 +72,8 @@ func newSocketWire(conn net.Conn, taken *atomic.Int64) wire {
 // iovMax is how many buffers one call takes (IOV_MAX of Linux).
 const iovMax = 1024
 
+func atMost(iov []syscall.Iovec) []syscall.Iovec { return iov[:min(len(iov), iovMax)] }
+
 func appendIovec(iov []syscall.Iovec, b []byte) []syscall.Iovec {
 	if len(b) == 0 {
 		return iov
@@ -79,25 +83,11 @@ func appendIovec(iov []syscall.Iovec, b []byte) []syscall.Iovec {
 	return append(iov, v)
 }
 
-// vectored calls readv or writev until it isn't interrupted.
-func vectored(trap, fd uintptr, iov []syscall.Iovec) (int, error) {
-	for {
-		n, _, errno := syscall.Syscall(trap, fd, uintptr(unsafe.Pointer(&iov[0])), uintptr(min(len(iov), iovMax)))
-		switch errno {
-		case 0:
-			return int(n), nil
-		case syscall.EINTR:
-		default:
-			return 0, errno
-		}
-	}
-}
-
 // writev is called with the descriptor; false means: call again when it is
 // writable.
 func (w *socketWriter) writev(fd uintptr) bool {
 	for len(w.left) > 0 {
-		n, err := vectored(syscall.SYS_WRITEV, fd, w.left)
+		n, err := nonblock.Writev(fd, atMost(w.left))
 		if err == syscall.EAGAIN { //nolint:errorlint // an errno
 			w.waited = true
 			return !w.wait
@@ -171,7 +161,7 @@ func (w *socketWire) send(bufs [][]byte) (bool, error) {
 
 // scatter is called with the descriptor, like writev.
 func (w *socketWire) scatter(fd uintptr) bool {
-	n, err := vectored(syscall.SYS_READV, fd, w.in.iov)
+	n, err := nonblock.Readv(fd, atMost(w.in.iov))
 	return w.readDone(n, err)
 }
 
@@ -217,7 +207,7 @@ func (w *socketWire) first(fd uintptr) bool {
 	in := w.in.box
 	in.grow()
 	w.in.iov = appendIovec(w.in.iov[:0], in.buf)
-	n, err := vectored(syscall.SYS_READV, fd, w.in.iov)
+	n, err := nonblock.Readv(fd, atMost(w.in.iov))
 	clear(w.in.iov) // an idle session holds nothing
 	if !w.readDone(n, err) {
 		in.release()
@@ -276,7 +266,55 @@ func newSink(w any) sink {
 	s := &socketSink{conn: w}
 	s.init(raw)
 	s.control = func(fd uintptr) { s.writev(fd) }
+	if socket, ok := w.(Watched); ok {
+		return &watchedSink{sink: s, socket: socket}
+	}
 	return s
+}
+
+// watchedSink shows a socket what goes to it before it goes: shown afterwards, a
+// message could come to be seen after the answer to it.
+type watchedSink struct {
+	sink
+	socket Watched
+	shown  int // of the bytes that are to be written next, those that were shown in an attempt before
+}
+
+// show shows p, which is to be written behind `before` other bytes.
+func (s *watchedSink) show(p []byte, before int) {
+	if from := max(s.shown-before, 0); from < len(p) {
+		s.socket.Writing(p[from:])
+		s.shown = before + len(p)
+	}
+}
+
+func (s *watchedSink) showChunks(list *chunk) {
+	before := 0
+	for c := list; c != nil; c = c.next {
+		s.show(c.b[c.r:c.w], before)
+		before += c.w - c.r
+	}
+}
+
+func (s *watchedSink) try(p []byte) int {
+	s.show(p, 0)
+	n := s.sink.try(p)
+	s.shown -= n
+	return n
+}
+
+func (s *watchedSink) tryChunks(list *chunk) int {
+	s.showChunks(list)
+	n := s.sink.tryChunks(list)
+	s.shown -= n
+	return n
+}
+
+func (s *watchedSink) write(list *chunk) (int64, error) {
+	s.showChunks(list)
+	n, err := s.sink.write(list)
+	s.shown -= int(n)
+	return n, err
 }
 
 // socketSink is a socket as the destination of a stream.
@@ -328,23 +366,19 @@ func readerInto(r io.Reader) func(limit int) (*sendBuf, int, error) {
 	if raw == nil {
 		return plainReader(r)
 	}
+	watched, _ := r.(Watched)
 	var buf *sendBuf
 	var n, limit int
 	var rerr error
 	attempt := func(fd uintptr) bool {
 		buf = newSendBuf()
-		for {
-			n, rerr = syscall.Read(int(fd), buf.b[headerSize:headerSize+limit]) //nolint:gosec // a descriptor fits
-			switch rerr {
-			case syscall.EINTR:
-			case syscall.EAGAIN:
-				buf.free()
-				buf = nil
-				return false
-			default:
-				return true
-			}
+		n, rerr = nonblock.Read(fd, buf.b[headerSize:headerSize+limit])
+		if rerr == syscall.EAGAIN { //nolint:errorlint // an errno
+			buf.free()
+			buf = nil
+			return false
 		}
+		return true
 	}
 	return func(most int) (*sendBuf, int, error) {
 		buf, n, rerr, limit = nil, 0, nil, most
@@ -357,6 +391,9 @@ func readerInto(r io.Reader) func(limit int) (*sendBuf, int, error) {
 		}
 		if n == 0 {
 			return buf, 0, io.EOF
+		}
+		if watched != nil {
+			watched.HasRead(buf.b[headerSize : headerSize+n])
 		}
 		return buf, n, nil
 	}

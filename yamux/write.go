@@ -1,6 +1,9 @@
 package yamux
 
-import "io"
+import (
+	"io"
+	"math"
+)
 
 // ticket is a writer's place in the line for room in the queue.
 type ticket struct {
@@ -216,16 +219,26 @@ func (st *Stream) sendFrameLocked(buf *sendBuf, n int) error {
 // ReadFrom sends all that r has until its end, reading into the buffers that are
 // sent.
 func (st *Stream) ReadFrom(r io.Reader) (int64, error) {
+	n, err := st.ReadFromN(r, math.MaxInt64)
+	if err == io.EOF { //nolint:errorlint // returned bare
+		err = nil
+	}
+	return n, err
+}
+
+// ReadFromN is ReadFrom for the next n bytes of r, and reads no more. The error is io.EOF if
+// there were fewer, else not nil if they were not all sent.
+func (st *Stream) ReadFromN(r io.Reader, n int64) (int64, error) {
 	read := readerInto(r)
 	total := int64(0)
-	for {
-		limit, err := st.roomToRead()
+	for total < n {
+		room, err := st.roomToRead()
 		if err != nil {
 			return total, st.opError("write", err)
 		}
-		buf, n, rerr := read(limit)
-		if n > 0 {
-			sent, err := st.sendBuf(buf, n)
+		buf, k, rerr := read(int(min(int64(room), n-total)))
+		if k > 0 {
+			sent, err := st.sendBuf(buf, k)
 			total += int64(sent)
 			if err != nil {
 				return total, st.opError("write", err)
@@ -233,13 +246,11 @@ func (st *Stream) ReadFrom(r io.Reader) (int64, error) {
 		} else if buf != nil {
 			buf.free()
 		}
-		if rerr == io.EOF { //nolint:errorlint // as io.Reader has it
-			return total, nil
-		}
-		if rerr != nil {
+		if rerr != nil && total < n {
 			return total, rerr
 		}
 	}
+	return total, nil
 }
 
 // roomToRead waits until bytes could be sent and returns how many. So a stream that

@@ -23,7 +23,7 @@ func memory() (bytes, goroutines float64) {
 }
 
 // connections returns both ends of n authenticated TLS connections.
-func connections(b *testing.B, n int) []*link.Conn {
+func connections(b *testing.B, n int) []link.Conn {
 	b.Helper()
 	ln, err := net.Listen("tcp", "localhost:0")
 	if err != nil {
@@ -32,9 +32,9 @@ func connections(b *testing.B, n int) []*link.Conn {
 	defer ln.Close()
 	address := "localhost:" + strconv.Itoa(ln.Addr().(*net.TCPAddr).Port)
 	cfg := link.ServerConfig(func(*tls.ClientHelloInfo) (*tls.Certificate, error) { return &certificate, nil })
-	conns := make([]*link.Conn, 0, 2*n)
+	conns := make([]link.Conn, 0, 2*n)
 	for range n {
-		accepted := make(chan *link.Conn, 1)
+		accepted := make(chan link.Conn, 1)
 		go func() {
 			c, err := ln.Accept()
 			if err != nil {
@@ -60,7 +60,7 @@ func connections(b *testing.B, n int) []*link.Conn {
 
 // sessions runs a link over each pair of connections, and returns when each has
 // measured its round trip.
-func sessions(conns []*link.Conn) (links []*link.Link, end func()) {
+func sessions(conns []link.Conn) (links []*link.Link, end func()) {
 	ctx, cancel := context.WithCancel(context.Background())
 	var tasks sync.WaitGroup
 	for i := 0; i < len(conns); i += 2 {

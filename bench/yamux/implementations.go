@@ -129,7 +129,7 @@ func linked(ctx context.Context) (a, b session, err error) {
 	}
 	defer ln.Close()
 	type accepted struct {
-		conn *link.Conn
+		conn link.Conn
 		err  error
 	}
 	done := make(chan accepted, 1)

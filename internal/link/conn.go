@@ -7,18 +7,30 @@ import (
 	"time"
 )
 
-// Conn is an authenticated TLS connection between agent and node, ready for the
-// handshake messages and then for a Link.
-type Conn struct {
+// Conn is an authenticated connection between agent and node, ready for the handshake
+// messages and then for a Link.
+type Conn interface {
+	net.Conn
+	CloseWrite() error
+	ConnectionState() tls.ConnectionState
+	Transport() Transport // that it was dialled by; empty: it was accepted
+}
+
+// tlsConn is TLS over a socket, or something like it.
+type tlsConn struct {
 	*tls.Conn
+	by    Transport
 	below *records
 }
 
+// Transport implements Conn.
+func (c *tlsConn) Transport() Transport { return c.by }
+
 // secure puts TLS on a connection, from which prefix was read already, and
 // authenticates both sides as cfg says. It closes c when that fails.
-func secure(ctx context.Context, c net.Conn, prefix []byte, side func(net.Conn, *tls.Config) *tls.Conn, cfg *tls.Config) (*Conn, error) {
+func secure(ctx context.Context, c net.Conn, prefix []byte, side func(net.Conn, *tls.Config) *tls.Conn, cfg *tls.Config) (*tlsConn, error) {
 	below := newRecords(c, prefix)
-	conn := &Conn{Conn: side(below, cfg), below: below}
+	conn := &tlsConn{Conn: side(below, cfg), below: below}
 	if err := conn.HandshakeContext(ctx); err != nil {
 		_ = c.Close()
 		return nil, err
@@ -29,27 +41,48 @@ func secure(ctx context.Context, c net.Conn, prefix []byte, side func(net.Conn, 
 // Accept authenticates this node to the agent at the other end of c, from which
 // prefix, the ClientHello, was read already. It takes over both, and closes c when
 // the handshake fails or takes longer than the timeout.
-func Accept(ctx context.Context, c net.Conn, prefix []byte, cfg *tls.Config, timeout time.Duration) (*Conn, error) {
+func Accept(ctx context.Context, c net.Conn, prefix []byte, cfg *tls.Config, timeout time.Duration) (Conn, error) {
 	ctx, cancel := context.WithTimeout(ctx, timeout)
 	defer cancel()
-	return secure(ctx, c, prefix, tls.Server, cfg)
+	conn, err := secure(ctx, c, prefix, tls.Server, cfg)
+	if err != nil {
+		return nil, err
+	}
+	return conn, nil
 }
+
+// gathered is a tlsConn over something else than a socket, such as a WebSocket: all records of
+// a Write are passed on together, as one message.
+type gathered struct{ *tlsConn }
+
+func (g gathered) Write(p []byte) (int, error) {
+	g.below.collect(true)
+	n, err := g.tlsConn.Write(p)
+	g.below.collect(false)
+	if passed := g.below.pass(); err == nil {
+		err = passed
+	}
+	return n, err
+}
+
+// Close ends the connection at once, as that of secured does.
+func (g gathered) Close() error { return g.below.Close() }
 
 // forStreams returns a connection as the multiplexer is to use it.
 func forStreams(conn net.Conn) net.Conn {
-	if c, ok := conn.(*Conn); ok && c.below.socket != nil {
+	if c, ok := conn.(*tlsConn); ok && c.below.socket != nil {
 		return batched{c}
 	}
 	return conn
 }
 
-// batched is a Conn as the multiplexer uses it: writes are encrypted and collected
+// batched is a tlsConn as the multiplexer uses it: writes are encrypted and collected
 // until Flush. It implements yamux.BufferedConn.
-type batched struct{ *Conn }
+type batched struct{ *tlsConn }
 
 func (b batched) Write(p []byte) (int, error) {
 	b.below.collect(true)
-	n, err := b.Conn.Write(p)
+	n, err := b.tlsConn.Write(p)
 	b.below.collect(false)
 	return n, err
 }
@@ -59,3 +92,6 @@ func (b batched) Flush(wait bool) (int, bool, error) { return b.below.flush(wait
 
 // Ready says whether a whole record is there, whatever TLS itself holds.
 func (b batched) Ready() bool { return b.below.buffered() >= maxRecord }
+
+// Joins implements yamux.BufferedConn: each write becomes a record of its own.
+func (b batched) Joins() bool { return false }

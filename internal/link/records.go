@@ -23,6 +23,7 @@ type records struct {
 		collecting bool
 		out        *[]byte // collected; nil: nothing
 		sent       int     // bytes of out
+		total      int64   // bytes that the socket took of what was collected
 		err        error   // of sending
 	}
 }
@@ -59,7 +60,7 @@ func (r *records) Read(p []byte) (int, error) {
 	if in.r == in.w {
 		var err error
 		in.r = 0
-		in.buf, in.w, err = r.socket.read()
+		in.buf, in.w, err = r.socket.read(readBatch)
 		if err != nil {
 			in.w = 0
 			return 0, err
@@ -101,11 +102,23 @@ func (r *records) Write(p []byte) (int, error) {
 		r.mu.out = writeBuffers.Get().(*[]byte)
 	}
 	*r.mu.out = append(*r.mu.out, p...)
-	if !r.mu.collecting || len(*r.mu.out)-r.mu.sent < writeBatch {
+	if !r.mu.collecting || r.socket == nil || len(*r.mu.out)-r.mu.sent < writeBatch {
 		return len(p), nil
 	}
 	r.tryLocked()
 	return len(p), r.mu.err
+}
+
+// pass sends what was collected by one Write, and waits for it.
+func (r *records) pass() error {
+	r.mu.Lock()
+	defer r.mu.Unlock()
+	if r.mu.out == nil || r.mu.err != nil {
+		return r.mu.err
+	}
+	_, r.mu.err = r.Conn.Write(*r.mu.out)
+	r.releaseLocked()
+	return r.mu.err
 }
 
 // releaseLocked gives the buffer back.

@@ -8,12 +8,15 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"github.com/culvert-tunnel/culvert/internal/nonblock"
 )
 
 // socket makes system calls that do not block on a TCP connection.
 type socket struct {
 	raw syscall.RawConn
 	buf *[readBatch]byte
+	max int // bytes of buf to be read
 	n   int
 	err error
 	fn  func(fd uintptr) bool // attempt, made once
@@ -29,6 +32,7 @@ func newSocket(c net.Conn) *socket {
 		return nil
 	}
 	boundUnsent(raw)
+	boundUnanswered(raw)
 	s := &socket{raw: raw}
 	s.fn = s.attempt
 	return s
@@ -38,12 +42,7 @@ func newSocket(c net.Conn) *socket {
 // nothing.
 func (s *socket) attempt(fd uintptr) bool {
 	s.buf = readBuffers.Get().(*[readBatch]byte)
-	for {
-		s.n, s.err = syscall.Read(int(fd), s.buf[:]) //nolint:gosec // a descriptor fits
-		if !errors.Is(s.err, syscall.EINTR) {
-			break
-		}
-	}
+	s.n, s.err = nonblock.Read(fd, s.buf[:s.max])
 	if errors.Is(s.err, syscall.EAGAIN) {
 		readBuffers.Put(s.buf)
 		s.buf = nil
@@ -52,9 +51,9 @@ func (s *socket) attempt(fd uintptr) bool {
 	return true
 }
 
-// read waits for bytes and returns them in a buffer of the pool.
-func (s *socket) read() (*[readBatch]byte, int, error) {
-	s.buf, s.n, s.err = nil, 0, nil
+// read waits for bytes and returns them, at most so many, in a buffer of the pool.
+func (s *socket) read(most int) (*[readBatch]byte, int, error) {
+	s.buf, s.max, s.n, s.err = nil, most, 0, nil
 	err := s.raw.Read(s.fn)
 	buf := s.buf
 	s.buf = nil
@@ -77,17 +76,24 @@ func (s *socket) read() (*[readBatch]byte, int, error) {
 func (s *socket) write(fd uintptr, p []byte) (int, error) {
 	sent := 0
 	for sent < len(p) {
-		n, err := syscall.Write(int(fd), p[sent:]) //nolint:gosec // a descriptor fits
+		n, err := nonblock.Write(fd, p[sent:])
 		switch {
-		case errors.Is(err, syscall.EINTR):
 		case errors.Is(err, syscall.EAGAIN):
 			return sent, nil
 		case err != nil:
 			return sent, os.NewSyscallError("write", err)
 		}
-		sent += max(n, 0)
+		sent += n
 	}
 	return sent, nil
+}
+
+// delivered is how many bytes of what was collected have reached the other machine.
+func (r *records) delivered() int64 {
+	r.mu.Lock()
+	total := r.mu.total
+	r.mu.Unlock()
+	return total - unacknowledged(r.socket.raw)
 }
 
 // tryLocked sends what can be sent at once.
@@ -106,6 +112,7 @@ func (r *records) tryLocked() {
 func (r *records) sendLocked(fd uintptr) (int, bool) {
 	n, err := r.socket.write(fd, (*r.mu.out)[r.mu.sent:])
 	r.mu.sent += n
+	r.mu.total += int64(n)
 	if err == nil && r.mu.sent < len(*r.mu.out) {
 		return n, false
 	}
@@ -133,4 +140,22 @@ func (r *records) flush(wait bool) (n int, done bool, err error) {
 		r.mu.err = err
 	}
 	return n, done, r.mu.err
+}
+
+// socketOf returns the socket that r is, to be read without a buffer held; nil: none.
+func socketOf(r io.Reader) *socket {
+	var raw syscall.RawConn
+	var err error
+	switch c := r.(type) {
+	case *net.TCPConn:
+		raw, err = c.SyscallConn()
+	case *net.UnixConn:
+		raw, err = c.SyscallConn()
+	}
+	if raw == nil || err != nil {
+		return nil
+	}
+	s := &socket{raw: raw}
+	s.fn = s.attempt
+	return s
 }

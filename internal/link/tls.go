@@ -7,6 +7,7 @@ import (
 	"errors"
 	"fmt"
 	"net"
+	"net/url"
 	"time"
 
 	"github.com/culvert-tunnel/culvert/internal/tunnel"
@@ -27,30 +28,54 @@ var (
 	ErrNoAnswer  = errors.New("the server accepts connections but does not answer: check the server's address and port")
 )
 
-// Dialer dials nodes by TLS over TCP. The zero value trusts the system's roots.
+// Dialer dials nodes. The zero value trusts the system's roots, and tries one transport
+// after the other.
 type Dialer struct {
 	Fingerprint string         // of the CA to trust (tunnel.Fingerprint), and no other
 	Roots       *x509.CertPool // trusted when Fingerprint is empty; nil: the system's
 	Timeout     time.Duration  // for connecting and for the TLS handshake together; default 10 s
+	Resolver    *net.Resolver  // nil: the system's
+	// Proxy is the way to an address that is not the direct one; nil, or a nil URL: there
+	// is none.
+	Proxy     func(address string) (*url.URL, error)
+	Transport Transport // empty: Auto
+	// Last says by which transport an address was reached, and Worked is told; nil: nobody
+	// remembers.
+	Last   func(address string) Transport
+	Worked func(address string, by Transport)
 }
 
 // Dial connects to a node at host:port and authenticates it. Its caller owns the
 // connection.
-func (d *Dialer) Dial(ctx context.Context, address string) (*Conn, error) {
-	timeout := d.Timeout
-	if timeout <= 0 {
-		timeout = 10 * time.Second
-	}
-	ctx, cancel := context.WithTimeout(ctx, timeout)
+func (d *Dialer) Dial(ctx context.Context, address string) (Conn, error) {
+	ctx, cancel := d.limit(ctx)
 	defer cancel()
 	host, _, err := net.SplitHostPort(address)
 	if err != nil {
 		return nil, fmt.Errorf("dial %s: %w", address, err)
 	}
-	raw, err := (&net.Dialer{KeepAliveConfig: keepAlive}).DialContext(ctx, "tcp", address)
-	if err != nil {
-		return nil, err // *net.OpError names action and address
+	return d.dial(ctx, host, address)
+}
+
+func (d *Dialer) limit(ctx context.Context) (context.Context, context.CancelFunc) {
+	timeout := d.Timeout
+	if timeout <= 0 {
+		timeout = 10 * time.Second
 	}
+	return context.WithTimeout(ctx, timeout)
+}
+
+// overTCP dials by TLS over TCP.
+func (d *Dialer) overTCP(ctx context.Context, host, address string) (*tlsConn, error) {
+	raw, err := d.connect(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	return d.authenticate(ctx, raw, host, address)
+}
+
+// authenticate makes the TLS handshake of a link, whatever carries it.
+func (d *Dialer) authenticate(ctx context.Context, raw net.Conn, host, address string) (*tlsConn, error) {
 	conn, err := secure(ctx, raw, nil, tls.Client, d.config(host))
 	if err != nil {
 		return nil, fmt.Errorf("authenticate %s: %w", address, classify(ctx, err))
@@ -58,6 +83,48 @@ func (d *Dialer) Dial(ctx context.Context, address string) (*Conn, error) {
 	if conn.ConnectionState().NegotiatedProtocol != tunnel.ALPN {
 		_ = conn.Close()
 		return nil, fmt.Errorf("authenticate %s: %w", address, ErrNotANode)
+	}
+	return conn, nil
+}
+
+// DialPeer connects to another node at host:port and authenticates both sides as cfg says.
+func DialPeer(ctx context.Context, address string, cfg *tls.Config) (Conn, error) {
+	raw, err := (&net.Dialer{KeepAliveConfig: keepAlive}).DialContext(ctx, "tcp", address)
+	if err != nil {
+		return nil, err // *net.OpError names action and address
+	}
+	conn, err := secure(ctx, raw, nil, tls.Client, cfg)
+	if err != nil {
+		return nil, fmt.Errorf("authenticate %s: %w", address, err)
+	}
+	return conn, nil
+}
+
+// DialPinned connects to a node at host:port whose CA has that fingerprint, to speak what
+// alpn names, without a certificate of one's own.
+func DialPinned(ctx context.Context, address, fingerprint, alpn string) (Conn, error) {
+	host, _, err := net.SplitHostPort(address)
+	if err != nil {
+		return nil, fmt.Errorf("dial %s: %w", address, err)
+	}
+	cfg := (&Dialer{Fingerprint: fingerprint}).config(host)
+	cfg.NextProtos = []string{alpn}
+	return DialPeer(ctx, address, cfg)
+}
+
+// Visit connects to the node at host:port as a visitor of name does, who trusts what
+// the agent trusts. It is for looking at oneself from the outside.
+func (d *Dialer) Visit(ctx context.Context, address, name string) (net.Conn, error) {
+	cfg := d.config(name)
+	cfg.NextProtos, cfg.MinVersion = []string{"http/1.1"}, tls.VersionTLS12
+	raw, err := d.connect(ctx, address)
+	if err != nil {
+		return nil, err
+	}
+	conn := tls.Client(raw, cfg)
+	if err := conn.HandshakeContext(ctx); err != nil {
+		_ = raw.Close()
+		return nil, err
 	}
 	return conn, nil
 }
@@ -91,6 +158,7 @@ func (d *Dialer) config(host string) *tls.Config {
 		DynamicRecordSizingDisabled: true,
 	}
 	if d.Fingerprint != "" {
+		cfg.NextProtos = append(cfg.NextProtos, PinALPN(d.Fingerprint))
 		// Go's own verification knows no pinned CA; VerifyConnection does all of it
 		// instead, on every connection.
 		cfg.InsecureSkipVerify = true
@@ -152,3 +220,9 @@ func ServerConfig(certificate func(*tls.ClientHelloInfo) (*tls.Certificate, erro
 		DynamicRecordSizingDisabled: true,
 	}
 }
+
+// PinALPN is the protocol that a dialler offers, besides that of links, to say that it
+// trusts the CA with this fingerprint and no other. A node that has several
+// certificates shows the one of that CA. TLS has an extension for this
+// (certificate_authorities; RFC 8446, section 4.2.4), which crypto/tls doesn't send.
+func PinALPN(fingerprint string) string { return "culvert-ca/" + fingerprint }

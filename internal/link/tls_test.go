@@ -135,6 +135,7 @@ func TestTrust(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			_, port, _ := net.SplitHostPort(serve(t, tc.serve))
+			tc.dial.Transport = TLS
 			c, err := tc.dial.Dial(t.Context(), net.JoinHostPort("localhost", port))
 			if c != nil {
 				if v := c.ConnectionState().Version; v != tls.VersionTLS13 {

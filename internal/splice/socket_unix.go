@@ -8,6 +8,8 @@ import (
 	"net"
 	"os"
 	"syscall"
+
+	"github.com/culvert-tunnel/culvert/internal/nonblock"
 )
 
 // socketReader reads a socket without holding a buffer while there is nothing to
@@ -23,12 +25,7 @@ func socketReader(c *net.TCPConn) func() (*[]byte, int, error) {
 	var rerr error
 	attempt := func(fd uintptr) bool {
 		buf = buffers.Get().(*[]byte)
-		for {
-			n, rerr = syscall.Read(int(fd), *buf) //nolint:gosec // a descriptor fits
-			if !errors.Is(rerr, syscall.EINTR) {
-				break
-			}
-		}
+		n, rerr = nonblock.Read(fd, *buf)
 		if errors.Is(rerr, syscall.EAGAIN) {
 			buffers.Put(buf)
 			buf = nil

@@ -33,13 +33,6 @@ var ErrIdle = errors.New("idle for too long")
 // idleTicks in one idle time-out: it is noticed late by one of them at most.
 const idleTicks = 4
 
-// half is the outcome of one direction.
-type half struct {
-	n       int64
-	err     error // nil after the end of input
-	forward bool
-}
-
 // drainTimeout bounds the delivery of what a dead side had sent before it died.
 const drainTimeout = 5 * time.Second
 
@@ -52,6 +45,21 @@ type side struct {
 
 var errDied = errors.New("connection died")
 
+// joint is two connections that are being joined. Nobody waits for what may end that
+// besides the two directions: an idle visitor costs the stacks of two goroutines.
+type joint struct {
+	a, b  side
+	abort sync.Once
+
+	mu struct {
+		sync.Mutex
+		ended int   // directions
+		first error // why it ends
+		drain *time.Timer
+		idle  *time.Timer // nil: there is no time-out, or it is over
+	}
+}
+
 // Join moves bytes between a and b until both directions have ended, one fails,
 // nothing moved for the idle time-out, or ctx ends. The end of one side's input
 // becomes CloseWrite on the other; anything else ends both with Reset. That happens at
@@ -59,83 +67,49 @@ var errDied = errors.New("connection died")
 // a server that refuses an upload answers, closes, and so resets the connection. When
 // Join returns, both are closed and its goroutines have ended. The error is nil
 // after an orderly end in both directions.
+//
+// The caller's goroutine moves from a to b. Where one is a stream of a link, that is a: what
+// comes from it is waited for with less of a stack, of which a caller has used some.
 func Join(ctx context.Context, a, b net.Conn, cfg Config) (Counts, error) {
-	var moved atomic.Int64 // only for the idle time-out
+	j := &joint{}
+	j.a.Conn, j.b.Conn = a, b
 	var progress *atomic.Int64
 	if cfg.IdleTimeout > 0 {
-		progress = &moved
+		progress = new(atomic.Int64)
+		j.watch(progress, cfg.IdleTimeout)
 	}
-	sideA, sideB := &side{Conn: a}, &side{Conn: b}
-	done := make(chan half, 2)
-	go func() { done <- copyHalf(sideB, sideA, true, progress) }()
-	go func() { done <- copyHalf(sideA, sideB, false, progress) }()
-
+	stop := context.AfterFunc(ctx, func() { j.fail(context.Cause(ctx)) })
+	backward := make(chan int64)
+	go func() { backward <- j.move(&j.a, &j.b, progress) }()
 	var counts Counts
-	var first error
-	var abort sync.Once
-	fail := func(err error) {
-		abort.Do(func() {
-			if first == nil {
-				first = err
-			}
-			Reset(a)
-			Reset(b)
-		})
-	}
-	var tick <-chan time.Time
-	if progress != nil {
-		t := time.NewTicker(max(cfg.IdleTimeout/idleTicks, 1))
-		defer t.Stop()
-		tick = t.C
-	}
-	cancelled := ctx.Done()
-	var drained <-chan time.Time
-	last, silent := int64(0), 0
-	for ended := 0; ended < 2; {
-		select {
-		case h := <-done:
-			ended++
-			if h.forward {
-				counts.Forward = h.n
-			} else {
-				counts.Backward = h.n
-			}
-			switch {
-			case h.err == nil:
-			case ended == 1 && first == nil && isWrite(h.err):
-				first = h.err
-				drained = time.After(drainTimeout)
-			default:
-				fail(h.err)
-			}
-		case <-drained:
-			fail(first)
-		case <-cancelled:
-			cancelled = nil
-			fail(context.Cause(ctx))
-		case <-tick:
-			if now := moved.Load(); now != last {
-				last, silent = now, 0
-			} else if silent++; silent >= idleTicks {
-				fail(ErrIdle)
-			}
-		}
-	}
-	if first != nil {
-		fail(first)
-	}
-	// After an orderly end both sides have sent and seen their FIN.
-	abort.Do(func() {
-		_ = a.Close()
-		_ = b.Close()
-	})
-	return counts, first
+	counts.Forward = j.move(&j.b, &j.a, progress)
+	counts.Backward = <-backward
+	stop()
+	return counts, j.end()
 }
 
-// copyHalf moves src to dst until src ends, then half-closes dst, or closes it if
-// it has no halves.
-func copyHalf(dst, src *side, forward bool, progress *atomic.Int64) half {
-	n, err := move(dst.Conn, src.Conn, progress)
+// move moves src to dst until src ends, then half-closes dst, or closes it if it has no
+// halves. Streams of a link know better ways than a buffer (io.WriterTo, io.ReaderFrom).
+func (j *joint) move(dst, src *side, progress *atomic.Int64) int64 {
+	to, from, n, err := unwrap(dst.Conn, src.Conn, progress)
+	var m int64
+	if err != nil {
+		j.moved(dst, src, err)
+		return n
+	}
+	if w, r := ways(to, from, progress); w != nil {
+		m, err = w.WriteTo(to)
+	} else if r != nil {
+		m, err = r.ReadFrom(from)
+	} else {
+		m, err = moveBuffered(to, from, progress)
+	}
+	j.moved(dst, src, ended(err))
+	return n + m
+}
+
+// moved is when a direction has come to its end, and why.
+func (j *joint) moved(dst, src *side, err error) {
 	switch {
 	case err != nil && src.closed.Load():
 		err = nil
@@ -149,7 +123,75 @@ func copyHalf(dst, src *side, forward bool, progress *atomic.Int64) half {
 	case isWrite(err):
 		dst.dead.Store(true)
 	}
-	return half{n: n, err: err, forward: forward}
+	j.mu.Lock()
+	j.mu.ended++
+	drains := j.mu.ended == 1 && j.mu.first == nil && isWrite(err)
+	if drains {
+		j.mu.first = err
+		j.mu.drain = time.AfterFunc(drainTimeout, func() { j.fail(err) })
+	}
+	j.mu.Unlock()
+	if err != nil && !drains {
+		j.fail(err)
+	}
+}
+
+// fail resets both sides; what failed first counts.
+func (j *joint) fail(err error) {
+	j.abort.Do(func() {
+		j.mu.Lock()
+		if j.mu.first == nil {
+			j.mu.first = err
+		}
+		j.mu.Unlock()
+		Reset(j.a.Conn)
+		Reset(j.b.Conn)
+	})
+}
+
+// watch fails the joint when nothing has moved for a while.
+func (j *joint) watch(progress *atomic.Int64, timeout time.Duration) {
+	tick := max(timeout/idleTicks, 1)
+	last, silent := int64(0), 0
+	look := func() {
+		if now := progress.Load(); now != last {
+			last, silent = now, 0
+		} else if silent++; silent >= idleTicks {
+			j.fail(ErrIdle)
+			return
+		}
+		j.mu.Lock()
+		defer j.mu.Unlock()
+		if j.mu.idle != nil {
+			j.mu.idle.Reset(tick)
+		}
+	}
+	j.mu.Lock()
+	defer j.mu.Unlock()
+	j.mu.idle = time.AfterFunc(tick, look)
+}
+
+// end closes both sides when both directions have ended, and says why if that was not in
+// order.
+func (j *joint) end() error {
+	j.mu.Lock()
+	first := j.mu.first
+	for _, t := range []*time.Timer{j.mu.drain, j.mu.idle} {
+		if t != nil {
+			t.Stop()
+		}
+	}
+	j.mu.idle = nil
+	j.mu.Unlock()
+	if first != nil {
+		j.fail(first)
+	}
+	// After an orderly end both sides have sent and seen their FIN.
+	j.abort.Do(func() {
+		_ = j.a.Close()
+		_ = j.b.Close()
+	})
+	return j.mu.first // abort is over, and nothing else sets it
 }
 
 // isWrite reports whether an error is that of writing to a connection, also one below
@@ -160,11 +202,23 @@ func isWrite(err error) bool {
 }
 
 func hasHalves(c net.Conn) bool {
-	if p, ok := c.(*Prefixed); ok {
-		return hasHalves(p.Conn)
-	}
-	_, ok := c.(interface{ CloseWrite() error })
+	_, ok := Bare(c).(interface{ CloseWrite() error })
 	return ok
+}
+
+// Bare returns the connection at the bottom of those that only say something else about
+// it (Bare) or have bytes to be read first (Prefixed).
+func Bare(c net.Conn) net.Conn {
+	for {
+		switch w := c.(type) {
+		case *Prefixed:
+			c = w.Conn
+		case interface{ Bare() net.Conn }:
+			c = w.Bare()
+		default:
+			return c
+		}
+	}
 }
 
 // Reset ends a connection so that the other side sees that it did not end well:
@@ -202,36 +256,43 @@ const bufferSize = 64 << 10
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
 
-// move copies src to dst. Streams of a link know better ways
-// than a buffer (io.WriterTo, io.ReaderFrom).
-func move(dst, src net.Conn, progress *atomic.Int64) (int64, error) {
-	if p, ok := dst.(*Prefixed); ok {
-		return move(p.Conn, src, progress)
-	}
-	if p, ok := src.(*Prefixed); ok {
-		n, err := p.flush(dst)
+// unwrap finds the connections to move bytes between, and moves n that were read before.
+func unwrap(dst, src net.Conn, progress *atomic.Int64) (to, from net.Conn, n int64, err error) {
+	dst = Bare(dst)
+	for {
+		if w, ok := src.(interface{ Bare() net.Conn }); ok {
+			src = w.Bare()
+			continue
+		}
+		p, ok := src.(*Prefixed)
+		if !ok {
+			return dst, src, n, nil
+		}
+		m, err := p.flush(dst)
+		n += m
 		if progress != nil {
-			progress.Add(n)
+			progress.Add(m)
 		}
 		if err != nil {
-			return n, err
+			return dst, src, n, err
 		}
-		m, err := move(dst, p.Conn, progress)
-		return n + m, err
+		src = p.Conn
 	}
-	if progress == nil {
-		// Not by io.Copy, which would ask a socket first: that knows no streams, and
-		// hides itself from them.
-		if from, ok := src.(io.WriterTo); ok && !isSocket(src) {
-			n, err := from.WriteTo(dst)
-			return n, ended(err)
-		}
-		if to, ok := dst.(io.ReaderFrom); ok && !isSocket(dst) {
-			n, err := to.ReadFrom(src)
-			return n, ended(err)
-		}
+}
+
+// ways are what the two know better than a buffer; nil: nothing, or it would hide progress.
+// A socket is not asked: it knows no streams, and hides itself from them.
+func ways(dst, src net.Conn, progress *atomic.Int64) (io.WriterTo, io.ReaderFrom) {
+	if progress != nil {
+		return nil, nil
 	}
-	return moveBuffered(dst, src, progress)
+	if w, ok := src.(io.WriterTo); ok && !isSocket(src) {
+		return w, nil
+	}
+	if r, ok := dst.(io.ReaderFrom); ok && !isSocket(dst) {
+		return nil, r
+	}
+	return nil, nil
 }
 
 func isSocket(c net.Conn) bool {
@@ -259,7 +320,7 @@ func moveBuffered(dst, src net.Conn, progress *atomic.Int64) (int64, error) {
 			buffers.Put(buf)
 		}
 		if err != nil {
-			return total, ended(err)
+			return total, err
 		}
 	}
 }

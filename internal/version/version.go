@@ -6,12 +6,20 @@ import (
 	"strings"
 )
 
-// String is the version of the running binary: its module's version if it was
-// installed as one, else "dev" and the revision it was built from, if known.
+const module = "github.com/culvert-tunnel/culvert"
+
+// String is the version of Culvert in the running binary: its module's version if it
+// was installed as one or is a dependency, else "dev" and the revision it was built
+// from, if known.
 func String() string {
 	info, ok := debug.ReadBuildInfo()
 	if !ok {
 		return "dev"
+	}
+	for _, d := range info.Deps {
+		if d.Path == module {
+			return strings.TrimPrefix(d.Version, "v")
+		}
 	}
 	if v := info.Main.Version; v != "" && v != "(devel)" {
 		return strings.TrimPrefix(v, "v")

@@ -22,7 +22,7 @@ func TestLinks(t *testing.T) {
 		for _, dials := range []bool{false, true} {
 			t.Run(name+"/we-dial="+strconv.FormatBool(dials), func(t *testing.T) {
 				conn, other := linkPair(t, dials)
-				for _, c := range []net.Conn{conn.NetConn(), other.NetConn()} {
+				for _, c := range []net.Conn{conn.(interface{ NetConn() net.Conn }).NetConn(), other.NetConn()} {
 					if tcp, ok := c.(*net.TCPConn); ok {
 						tcp.SetWriteBuffer(32 << 10)
 					}
@@ -42,7 +42,7 @@ func TestLinks(t *testing.T) {
 }
 
 // linkPair connects our link's connection with one of crypto/tls.
-func linkPair(t *testing.T, dials bool) (*link.Conn, *tls.Conn) {
+func linkPair(t *testing.T, dials bool) (link.Conn, *tls.Conn) {
 	t.Helper()
 	cert, roots := certificate(t)
 	ln, err := net.Listen("tcp", "localhost:0")
@@ -54,7 +54,7 @@ func linkPair(t *testing.T, dials bool) (*link.Conn, *tls.Conn) {
 	defer cancel()
 	address := "localhost:" + strconv.Itoa(ln.Addr().(*net.TCPAddr).Port)
 	theirs := &tls.Config{Certificates: []tls.Certificate{cert}, RootCAs: roots, ServerName: "localhost", NextProtos: []string{tunnel.ALPN}}
-	var ours *link.Conn
+	var ours link.Conn
 	var other *tls.Conn
 	var wg sync.WaitGroup
 	if dials {
@@ -92,7 +92,7 @@ func linkPair(t *testing.T, dials bool) (*link.Conn, *tls.Conn) {
 	return ours, other
 }
 
-func ofLink(t *testing.T, conn *link.Conn, client bool) session {
+func ofLink(t *testing.T, conn link.Conn, client bool) session {
 	side := link.Server
 	if client {
 		side = link.Client

@@ -5,6 +5,7 @@ import (
 	"context"
 	"os"
 	"os/signal"
+	"sync/atomic"
 	"syscall"
 
 	"github.com/culvert-tunnel/culvert/internal/cli"
@@ -12,16 +13,21 @@ import (
 
 func main() {
 	ctx, cancel := context.WithCancel(context.Background())
+	var beforeExit atomic.Pointer[func()]
 	signals := make(chan os.Signal, 2)
 	signal.Notify(signals, os.Interrupt, syscall.SIGTERM)
 	go func() {
 		<-signals
 		cancel()
 		<-signals // a second one does not wait for anything
+		if f := beforeExit.Load(); f != nil && *f != nil {
+			(*f)()
+		}
 		os.Exit(1)
 	}()
 	code := cli.Run(ctx, cli.Env{
 		Args: os.Args[1:], Stdin: os.Stdin, Stdout: os.Stdout, Stderr: os.Stderr, LookupEnv: os.LookupEnv,
+		BeforeExit: func(f func()) { beforeExit.Store(&f) },
 	})
 	cancel()
 	os.Exit(code)

@@ -2,7 +2,6 @@ package agent
 
 import (
 	"errors"
-	"net"
 	"sync"
 	"testing"
 )
@@ -20,15 +19,15 @@ func TestParseUpstream(t *testing.T) {
 		"unix:///run/a.sock": {Network: "unix", Address: "/run/a.sock"},
 	} {
 		want.text = in
-		if got, err := ParseUpstream(in, nil); err != nil || got != want {
+		if got, err := ParseUpstream(in, UpstreamTLS{}); err != nil || got != want {
 			t.Errorf("%q: %+v, %v", in, got, err)
 		}
 	}
-	if u, err := ParseUpstream("https://a", nil); err != nil || u.TLS == nil || u.TLS.ServerName != "a" || u.TLS.InsecureSkipVerify || u.Address != "a:443" {
+	if u, err := ParseUpstream("https://a", UpstreamTLS{}); err != nil || u.TLS == nil || u.TLS.ServerName != "a" || u.TLS.InsecureSkipVerify || u.Address != "a:443" {
 		t.Errorf("https: %+v, %v", u, err)
 	}
 	for _, bad := range []string{"", "0", "65536", "a:b", "ftp://a", "http://a/path", "http://u:p@a", "http://a?q", "unix:", "a b:80:90"} {
-		if u, err := ParseUpstream(bad, nil); !errors.Is(err, ErrBadUpstream) {
+		if u, err := ParseUpstream(bad, UpstreamTLS{}); !errors.Is(err, ErrBadUpstream) {
 			t.Errorf("%q: %+v, %v", bad, u, err)
 		}
 	}
@@ -60,21 +59,5 @@ func TestIdentityGrows(t *testing.T) {
 			t.Errorf("%+v after %d others", id, len(seen))
 		}
 		seen[id.Generation] = true
-	}
-}
-
-func TestListenAPITakesTheNextPort(t *testing.T) {
-	a, err := ListenAPI(t.Context(), "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer a.Close()
-	b, err := ListenAPI(t.Context(), a.Addr().String())
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer b.Close()
-	if a.Addr().(*net.TCPAddr).Port >= b.Addr().(*net.TCPAddr).Port {
-		t.Errorf("%v, then %v", a.Addr(), b.Addr())
 	}
 }

@@ -2,21 +2,24 @@ package agent
 
 import (
 	"context"
-	"encoding/json"
-	"errors"
-	"log/slog"
+	"fmt"
 	"net"
-	"net/http"
-	"strconv"
-	"syscall"
 	"time"
+
+	"github.com/culvert-tunnel/culvert/internal/endpoint"
 )
 
 // Status of an agent, as its local API shows it.
 type Status struct {
 	Server    string           `json:"server"`
 	Connected bool             `json:"connected"`
+	Also      []string         `json:"also,omitempty"` // servers besides that the agent has sessions at
 	Node      string           `json:"node,omitempty"`
+	Region    string           `json:"region,omitempty"`
+	Transport string           `json:"transport,omitempty"`
+	Since     time.Time        `json:"since,omitzero"`    // connected, or not connected any more
+	NextTry   time.Time        `json:"next_try,omitzero"` // to connect, while not connected
+	Draining  bool             `json:"draining,omitempty"`
 	LatencyMS float64          `json:"latency_ms,omitempty"`
 	Error     string           `json:"error,omitempty"`
 	Endpoints []EndpointStatus `json:"endpoints"`
@@ -31,34 +34,61 @@ type EndpointStatus struct {
 	URLs     []string `json:"urls,omitempty"`
 	Upstream string   `json:"upstream"`
 	Healthy  bool     `json:"upstream_healthy"` // the last connection to the upstream succeeded, or none was tried
-	Visits   int64    `json:"visits"`
-	BytesIn  int64    `json:"bytes_in"`  // of visits that have ended
-	BytesOut int64    `json:"bytes_out"` // likewise
-	Error    string   `json:"error,omitempty"`
+	// UpstreamError is why the last connection to the upstream failed; empty once one
+	// has succeeded.
+	UpstreamError string `json:"upstream_error,omitempty"`
+	Open          int64  `json:"open"` // visits that go on
+	Visits        int64  `json:"visits"`
+	BytesIn       int64  `json:"bytes_in"`                 // of visits that have ended
+	BytesOut      int64  `json:"bytes_out"`                // likewise
+	Lost          int64  `json:"datagrams_lost,omitempty"` // likewise
+	// CertSHA256 is the fingerprint of the certificate that visitors are shown by the
+	// agent itself; empty where TLS ends elsewhere, or nobody came yet.
+	CertSHA256 string `json:"certificate_sha256,omitempty"`
+	Error      string `json:"error,omitempty"`
 }
 
 // Status returns a snapshot.
 func (a *Agent) Status() Status {
 	a.mu.Lock()
+	s := a.seats[0]
+	for _, other := range a.seats {
+		if other.connected && !s.connected {
+			s = other
+		}
+	}
 	st := Status{
-		Server: a.cfg.Server, Connected: a.mu.connected, Node: a.mu.node, Error: a.mu.lastError,
-		LatencyMS: float64(a.mu.latency.Microseconds()) / 1000,
+		Server: s.server, Connected: s.connected, Node: s.node, Error: s.lastError,
+		Region: s.region, Since: s.since, Draining: a.mu.draining,
+		LatencyMS: float64(s.latency.Microseconds()) / 1000,
+	}
+	if st.Connected {
+		st.Transport = string(s.transport)
+	} else {
+		st.NextTry = s.retry
+	}
+	for _, other := range a.seats {
+		if other != s && other.connected {
+			st.Also = append(st.Also, other.server)
+		}
 	}
 	a.mu.Unlock()
-	for _, e := range a.endpoints {
+	online := a.endpoints.online()
+	for _, e := range a.endpoints.list() {
 		e.mu.Lock()
 		es := EndpointStatus{
-			Name: e.name, Kind: string(e.mu.spec.Kind), State: "offline", URLs: e.mu.urls, Upstream: e.upstream.String(),
-			Healthy: !e.down.Load(), Visits: e.visits.Load(), BytesIn: e.bytesIn.Load(), BytesOut: e.bytesOut.Load(),
+			Name: e.name, Kind: string(e.mu.spec.Kind), State: "offline", URLs: e.mu.urls, Upstream: e.mu.upstream.String(),
+			Healthy: !e.down.Load(), UpstreamError: e.mu.upstreamError, Open: e.open.Load(), Visits: e.visits.Load(), BytesIn: e.bytesIn.Load(), BytesOut: e.bytesOut.Load(), Lost: e.lost.Load(),
+			CertSHA256: e.mu.upstream.Terminate.Fingerprint(),
 		}
 		if len(e.mu.urls) > 0 {
 			es.URL = e.mu.urls[0]
 		}
-		if e.mu.id != "" {
+		if online[e] {
 			es.State = "online"
 		}
-		if e.mu.gone != nil {
-			es.State, es.Error = "lost", e.mu.gone.Error()
+		if e.mu.err != nil {
+			es.State, es.Error = "lost", e.mu.err.Error()
 		}
 		e.mu.Unlock()
 		st.Endpoints = append(st.Endpoints, es)
@@ -66,62 +96,15 @@ func (a *Agent) Status() Status {
 	return st
 }
 
-// ListenAPI opens the address of the local API, or the next free port of the
-// twenty after it.
-func ListenAPI(ctx context.Context, address string) (net.Listener, error) {
-	host, p, err := net.SplitHostPort(address)
-	if err != nil {
-		return nil, err
-	}
-	port, err := strconv.ParseUint(p, 10, 16)
-	if err != nil {
-		return nil, err
-	}
-	var lc net.ListenConfig
-	for try := range min(20, 65536-port) {
-		l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(host, strconv.FormatUint(port+try, 10)))
-		if err == nil || !errors.Is(err, syscall.EADDRINUSE) || port == 0 {
-			return l, err
+// DialUpstream connects to the upstream of an endpoint. h2 says that it is to be spoken
+// to in HTTP/2.
+func (a *Agent) DialUpstream(ctx context.Context, name string) (conn net.Conn, h2 bool, err error) {
+	for _, e := range a.endpoints.list() {
+		if e.name == name {
+			up := e.upstream()
+			conn, alpn, err := up.Dial(ctx, endpoint.Visitor{Protocol: endpoint.AnyProtocol})
+			return conn, up.Protocol == endpoint.H2C || alpn == http2, err
 		}
 	}
-	return nil, syscall.EADDRINUSE
-}
-
-// ServeAPI serves the local API on l until ctx ends.
-func (a *Agent) ServeAPI(ctx context.Context, l net.Listener) error {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /api/endpoints", func(w http.ResponseWriter, _ *http.Request) {
-		w.Header().Set("Content-Type", "application/json")
-		w.Header().Set("Cache-Control", "no-store")
-		enc := json.NewEncoder(w)
-		enc.SetIndent("", "  ")
-		_ = enc.Encode(a.Status())
-	})
-	srv := &http.Server{
-		Handler: localOnly(mux), ReadHeaderTimeout: 10 * time.Second, ReadTimeout: 30 * time.Second,
-		WriteTimeout: 30 * time.Second, IdleTimeout: time.Minute, MaxHeaderBytes: 16 << 10,
-		ErrorLog: slog.NewLogLogger(a.cfg.Logger.Handler(), slog.LevelDebug),
-	}
-	stop := context.AfterFunc(ctx, func() { _ = srv.Close() })
-	defer stop()
-	if err := srv.Serve(l); !errors.Is(err, http.ErrServerClosed) {
-		return err
-	}
-	return nil
-}
-
-// localOnly refuses requests under a foreign host name: a page elsewhere whose
-// name was made to resolve to this machine (DNS rebinding) must not read the API.
-func localOnly(next http.Handler) http.Handler {
-	return http.HandlerFunc(func(w http.ResponseWriter, r *http.Request) {
-		host, _, err := net.SplitHostPort(r.Host)
-		if err != nil {
-			host = r.Host
-		}
-		if ip := net.ParseIP(host); host != "localhost" && (ip == nil || !ip.IsLoopback()) {
-			http.Error(w, "this API answers to localhost and loopback addresses only", http.StatusForbidden)
-			return
-		}
-		next.ServeHTTP(w, r)
-	})
+	return nil, false, fmt.Errorf("dial upstream: no endpoint is named %q", name)
 }

@@ -6,6 +6,7 @@ import (
 	"fmt"
 	"log/slog"
 	"net"
+	"slices"
 	"sync"
 	"sync/atomic"
 	"time"
@@ -16,27 +17,39 @@ import (
 
 // served is an endpoint at work, over all links of a run.
 type served struct {
-	name     string
-	upstream Upstream
-	log      *slog.Logger
+	name    string
+	asked   endpoint.Spec // by the user
+	request uint64        // of its Binds
+	late    bool          // came while the agent ran: its refusal is not the agent's end
+	log     *slog.Logger
+	// listener has the visitors, instead of an upstream; nil: the upstream.
+	listener *Listener
 
 	bytesIn, bytesOut, visits atomic.Int64
-	down                      atomic.Bool // the last dial of the upstream failed
+	open                      atomic.Int64 // visits that go on
+	lost                      atomic.Int64 // datagrams, in flows that have ended
+	down                      atomic.Bool  // the last dial of the upstream failed
+	check                     check
 
 	mu struct {
 		sync.Mutex
-		spec  endpoint.Spec // asks for what it once got
-		id    string        // while online
-		urls  []string
-		had   bool // was online in this run
-		tries int  // of Binds refused since
-		gone  *tunnel.BindError
+		upstream Upstream
+		spec     endpoint.Spec // asks for what it once got
+		urls     []string
+		had      bool              // was online in this run
+		gone     bool              // given up, by the user or for the error err
+		err      *tunnel.BindError // nil: none
+
+		upstreamError string // of the last dial; empty: it succeeded
 	}
 }
 
 func newServed(e Endpoint, log *slog.Logger) *served {
-	s := &served{name: e.Spec.Name, upstream: e.Upstream, log: log}
-	s.mu.spec = e.Spec
+	s := &served{name: e.Spec.Name, asked: e.Spec, log: log, listener: e.Listener}
+	s.mu.spec, s.mu.upstream = e.Spec, e.Upstream
+	if e.Upstream.TLS != nil && e.Upstream.TLS.InsecureSkipVerify {
+		log.Warn("the certificate of this upstream is not verified: whoever is between can read and change all", "name", e.Spec.Name, "upstream", e.Upstream.String())
+	}
 	return s
 }
 
@@ -51,59 +64,90 @@ func (e *served) spec() endpoint.Spec {
 func (e *served) wanted() bool {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	return e.mu.gone == nil
+	return !e.mu.gone
 }
 
-// online notes the answer to a Bind. A port or name that the node picked is asked
-// for by itself from then on, so that also another node gives the same.
-func (e *served) online(m *tunnel.Bound) []string {
+func (e *served) upstream() Upstream {
 	e.mu.Lock()
 	defer e.mu.Unlock()
-	e.mu.id = m.GetEndpointId()
-	e.mu.urls = []string{tunnel.Clean(m.GetUrl())}
+	return e.mu.upstream
+}
+
+// move lets new visitors go to another upstream, and reports whether the user would
+// call it another.
+func (e *served) move(to Upstream) bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	other := e.mu.upstream.text != to.text
+	e.mu.upstream = to // in any case: its CA may have been renewed
+	return other
+}
+
+// had reports whether the endpoint was online in this run.
+func (e *served) had() bool {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	return e.mu.had
+}
+
+// giveUp ends the endpoint, for an error or by the user's wish.
+func (e *served) giveUp(err *tunnel.BindError) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.gone, e.mu.err = true, err
+}
+
+// online notes the answer to a Bind, and reports whether the endpoint's URLs are others now.
+// A port or name that the node picked is asked for by itself from then on, so that also
+// another node gives the same.
+func (e *served) online(m *tunnel.Bound) (urls []string, changed bool) {
+	urls = []string{tunnel.Clean(m.GetUrl())}
 	for _, u := range m.GetMoreUrls() {
-		e.mu.urls = append(e.mu.urls, tunnel.Clean(u))
+		urls = append(urls, tunnel.Clean(u))
 	}
-	e.mu.had = true
-	e.mu.tries = 0
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	changed = !slices.Equal(urls, e.mu.urls)
+	e.mu.urls, e.mu.had = urls, true
 	if p := m.GetPort(); p > 0 && p < 1<<16 {
 		e.mu.spec.Port = uint16(p)
 	}
-	return e.mu.urls
+	return urls, changed
 }
 
-func (e *served) offline() {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.mu.id = ""
-}
-
-// refused notes that a Bind was refused and says whether and when to ask again.
-func (e *served) refused(err *tunnel.BindError) (again bool, wait time.Duration) {
-	e.mu.Lock()
-	defer e.mu.Unlock()
-	e.mu.id = ""
-	if err.Code == tunnel.CodeSuperseded || (!err.Retryable && !e.mu.had) {
-		e.mu.gone = err
-		return false, 0
-	}
-	wait = min(rebindMin<<min(e.mu.tries, 10), rebindMax)
-	e.mu.tries++
-	return true, jitter(wait)
-}
-
-// dial connects to the upstream and says once when that begins or ceases to fail.
-func (e *served) dial(ctx context.Context) (net.Conn, error) {
+// dial connects to the upstream for a visitor.
+func (e *served) dial(ctx context.Context, v endpoint.Visitor) (net.Conn, string, error) {
 	e.visits.Add(1)
-	c, err := e.upstream.Dial(ctx)
+	c, alpn, err := e.upstream().Dial(ctx, v)
 	switch {
 	case err != nil && ctx.Err() != nil:
-	case err != nil && !e.down.Swap(true):
-		e.log.Warn("upstream is down: visitors get an error until it is back", "name", e.name, "upstream", e.upstream.String(), "error", err)
-	case err == nil && e.down.Swap(false):
-		e.log.Info("upstream is back", "name", e.name, "upstream", e.upstream.String())
+	case err != nil, e.asked.Kind != endpoint.UDP: // a socket for datagrams has reached nobody yet
+		e.note(err)
 	}
-	return c, err
+	return c, alpn, err
+}
+
+// note says once when the upstream begins or ceases to fail.
+func (e *served) note(err error) {
+	up := e.upstream()
+	switch was := e.down.Load(); {
+	case err != nil:
+		e.failing(err.Error())
+	case was:
+		e.failing("")
+	}
+	switch {
+	case err != nil && !e.down.Swap(true):
+		e.log.Warn("upstream is down: visitors get an error until it is back", "name", e.name, "upstream", up.String(), "error", err)
+	case err == nil && e.down.Swap(false):
+		e.log.Info("upstream is back", "name", e.name, "upstream", up.String())
+	}
+}
+
+func (e *served) failing(why string) {
+	e.mu.Lock()
+	defer e.mu.Unlock()
+	e.mu.upstreamError = why
 }
 
 func (e *served) count(in, out int64) {
@@ -111,40 +155,17 @@ func (e *served) count(in, out int64) {
 	e.bytesOut.Add(out)
 }
 
-// byRequest finds an endpoint by the request number of its Bind.
-func (a *Agent) byRequest(n uint64) *served {
-	if n >= uint64(len(a.endpoints)) {
-		return nil
-	}
-	return a.endpoints[n]
-}
-
-// byID finds an endpoint by the id the node gave it. An agent has few endpoints.
-func (a *Agent) byID(id string) *served {
-	if id == "" {
-		return nil
-	}
-	for _, e := range a.endpoints {
-		e.mu.Lock()
-		found := e.mu.id == id
-		e.mu.Unlock()
-		if found {
-			return e
-		}
-	}
-	return nil
-}
-
-// await is byID for a stream that may have overtaken the Bound of its endpoint: the
+// await finds the endpoint of a stream, which may have overtaken the Bound of its endpoint: the
 // two travel on different streams, and a visitor may be waiting for the name.
-func (a *Agent) await(ctx context.Context, id string) *served {
+func (s *session) await(ctx context.Context, id string) *served {
+	a := s.agent
 	timeout := time.NewTimer(headerTimeout)
 	defer timeout.Stop()
 	for {
 		a.mu.Lock()
 		bound := a.mu.bound
 		a.mu.Unlock()
-		if e := a.byID(id); e != nil || !a.binding() {
+		if e := a.endpoints.byID(s, id); e != nil || !a.endpoints.awaits(s) {
 			return e
 		}
 		select {
@@ -157,19 +178,6 @@ func (a *Agent) await(ctx context.Context, id string) *served {
 	}
 }
 
-// binding reports whether an answer to a Bind is still to come.
-func (a *Agent) binding() bool {
-	for _, e := range a.endpoints {
-		e.mu.Lock()
-		waits := e.mu.id == "" && e.mu.gone == nil
-		e.mu.Unlock()
-		if waits {
-			return true
-		}
-	}
-	return false
-}
-
 // announce wakes the streams that wait for an endpoint to come online.
 func (a *Agent) announce() {
 	a.mu.Lock()
@@ -178,23 +186,24 @@ func (a *Agent) announce() {
 	a.mu.bound = make(chan struct{})
 }
 
-// lost handles an endpoint that the node took away.
-func (a *Agent) lost(m *tunnel.Unbound) error {
-	e := a.byID(m.GetEndpointId())
-	if e == nil {
+// lost handles an endpoint that the node took away. What a node takes that was left is
+// served elsewhere by then.
+func (s *session) lost(m *tunnel.Unbound) error {
+	a := s.agent
+	e := a.endpoints.byID(s, m.GetEndpointId())
+	if e == nil || s.left.Load() {
 		return nil
 	}
 	err := &tunnel.BindError{Code: tunnel.Code(m.GetCode()), Message: m.GetMessage()}
-	e.mu.Lock()
-	e.mu.id, e.mu.gone = "", err
-	e.mu.Unlock()
+	e.giveUp(err)
 	a.cfg.Logger.Warn("endpoint lost", "name", e.name, "code", err.Code, "error", err)
+	a.tellLost(e, err)
 	return a.leftEndpoints(err)
 }
 
 // leftEndpoints is an error once no endpoint is left.
 func (a *Agent) leftEndpoints(last error) error {
-	for _, e := range a.endpoints {
+	for _, e := range a.endpoints.list() {
 		if e.wanted() {
 			return nil
 		}
@@ -202,26 +211,32 @@ func (a *Agent) leftEndpoints(last error) error {
 	return fmt.Errorf("%w: %w", ErrNoEndpoints, last)
 }
 
-func (a *Agent) pong(m *tunnel.Pong) {
+func (a *Agent) tellLost(e *served, err *tunnel.BindError) {
+	if a.cfg.Lost != nil {
+		a.cfg.Lost(e.name, err)
+	}
+}
+
+func (s *seat) pong(m *tunnel.Pong) {
 	d := time.Since(time.Unix(0, m.GetSentUnixNs()))
 	if d < 0 || d > time.Hour {
 		return // the clock was set meanwhile
 	}
-	a.mu.Lock()
-	defer a.mu.Unlock()
-	a.mu.latency = d
+	s.agent.mu.Lock()
+	defer s.agent.mu.Unlock()
+	s.latency = d
 }
 
 // codeOf classifies an error of dialling an upstream.
 func codeOf(err error) tunnel.Code {
 	var timeout net.Error
 	switch {
-	case isRefused(err):
+	case isRefused(err), errors.Is(err, errNotListened):
 		return tunnel.CodeUpstreamRefused
-	case isTLS(err):
-		return tunnel.CodeUpstreamTLS
-	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded):
+	case errors.As(err, &timeout) && timeout.Timeout(), errors.Is(err, context.DeadlineExceeded), errors.Is(err, errNotAccepted):
 		return tunnel.CodeUpstreamTimeout
+	case errors.Is(err, errTLS):
+		return tunnel.CodeUpstreamTLS
 	}
 	return tunnel.CodeUpstreamUnreachable
 }

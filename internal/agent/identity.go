@@ -9,7 +9,6 @@ import (
 	"path/filepath"
 	"strconv"
 	"strings"
-	"syscall"
 	"time"
 
 	"github.com/google/uuid"
@@ -37,7 +36,7 @@ func NextIdentity(dir string) (Identity, error) {
 		return Identity{}, fmt.Errorf("open agent identity: %w: choose another directory with --state", err)
 	}
 	defer f.Close() //nolint:errcheck // what matters is synced
-	if err := syscall.Flock(int(f.Fd()), syscall.LOCK_EX); err != nil {
+	if err := lock(f); err != nil {
 		return Identity{}, fmt.Errorf("lock agent identity: %w", err)
 	}
 	b, err := io.ReadAll(io.LimitReader(f, 256))

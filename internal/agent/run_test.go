@@ -25,11 +25,11 @@ import (
 func newTestAgent(dial func(context.Context, string) (net.Conn, error)) (*Agent, *logs) {
 	out := &logs{}
 	a := New(Config{
-		Server: "node:443", ID: "agent", Generation: 1, Token: tunnel.NewToken(""),
+		Servers: []string{"node:443"}, ID: "agent", Generation: 1, Token: tunnel.NewToken(""),
 		Logger:    slog.New(slog.NewTextHandler(out, &slog.HandlerOptions{Level: slog.LevelDebug})),
 		Endpoints: []Endpoint{{Spec: endpoint.Spec{Kind: endpoint.TCP, Name: "raw"}}},
 	})
-	a.dial = dial
+	a.servers.dial = dial
 	return a, out
 }
 
@@ -54,6 +54,12 @@ func (l *logs) String() string {
 // on which the Bind of the agent's endpoint has been read.
 func node(t *testing.T, c net.Conn, reply *tunnel.HelloReply) (*link.Link, link.Stream) {
 	t.Helper()
+	return nodeFor(t, c, reply, "raw")
+}
+
+// nodeFor is node for an agent whose first endpoint has another name.
+func nodeFor(t *testing.T, c net.Conn, reply *tunnel.HelloReply, name string) (*link.Link, link.Stream) {
+	t.Helper()
 	var hello tunnel.Hello
 	if err := tunnel.Read(c, &hello, tunnel.MaxHandshake); err != nil || hello.GetVersion() != 1 || hello.GetAgentId() != "agent" {
 		t.Errorf("hello %v: %v", &hello, err)
@@ -72,7 +78,7 @@ func node(t *testing.T, c net.Conn, reply *tunnel.HelloReply) (*link.Link, link.
 		t.Error(err)
 		return l, nil
 	}
-	if m := readControl(t, ctl, func(m *tunnel.Control) bool { return m.GetBind() != nil }); m.GetBind().GetSpec().GetName() != "raw" {
+	if m := readControl(t, ctl, func(m *tunnel.Control) bool { return m.GetBind() != nil }); m.GetBind().GetSpec().GetName() != name {
 		t.Errorf("bind %v", m)
 	}
 	return l, ctl
@@ -110,7 +116,8 @@ func refusal(code tunnel.Code, retryable bool) *tunnel.HelloReply {
 
 func refused() error { return &net.OpError{Op: "dial", Net: "tcp", Err: syscall.ECONNREFUSED} }
 
-// TestBackOff: at once, then doubling with jitter up to 15 s, for ever.
+// TestBackOff: dense at first, then a tenth of the time that has gone by up to 15 s, with
+// jitter, for ever.
 func TestBackOff(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var at []time.Time
@@ -123,14 +130,14 @@ func TestBackOff(t *testing.T) {
 		if err := a.Run(ctx); err != nil {
 			t.Fatalf("gave up: %v", err)
 		}
-		want, varied := time.Duration(0), false
+		varied := false
 		for i := 1; i < len(at); i++ {
 			got := at[i].Sub(at[i-1])
+			want := min(max(at[i-1].Sub(at[0])/10, 50*time.Millisecond), maxWait)
 			if got < want/2 || got > want {
 				t.Fatalf("wait %d was %v, want %v to %v", i, got, want/2, want)
 			}
 			varied = varied || want == maxWait && got < maxWait-time.Second
-			want = min(max(2*want, minWait), maxWait)
 		}
 		if len(at) < int(24*time.Hour/maxWait) || !varied {
 			t.Errorf("%d attempts in a day, spread: %v", len(at), varied)

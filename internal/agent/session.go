@@ -8,8 +8,11 @@ import (
 	"log/slog"
 	"net"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/culvert-tunnel/culvert/internal/datagram"
+	"github.com/culvert-tunnel/culvert/internal/endpoint"
 	"github.com/culvert-tunnel/culvert/internal/link"
 	"github.com/culvert-tunnel/culvert/internal/splice"
 	"github.com/culvert-tunnel/culvert/internal/tally"
@@ -18,30 +21,51 @@ import (
 
 // Times of a session.
 const (
-	headerTimeout = 10 * time.Second // from a stream's opening to its header
-	pingInterval  = 15 * time.Second // for the latency that users see; liveness is the link's own
-	sendTimeout   = 10 * time.Second // for one control message
-	farewell      = 3 * time.Second  // for the node to end the link of an agent that is done
-	rebindMin     = time.Second      // before a Bind that may succeed later is tried again
+	headerTimeout = 10 * time.Second      // from a stream's opening to its header
+	pingInterval  = 15 * time.Second      // for the latency that users see; liveness is the link's own
+	requestWait   = 50 * time.Millisecond // for a request that can't be served, to show it
+	sendTimeout   = 10 * time.Second      // for one message to a node whose link had the time to be resumed
+	farewell      = 3 * time.Second       // for the node to end the link of an agent that is done
+	rebindMin     = time.Second           // before a Bind that may succeed later is tried again
 	rebindMax     = 15 * time.Second
+	storeMax      = 4 * time.Second // while the cluster has no state, which it has again for all at once
 )
 
-// session is one link and what the agent does on it.
+// requestSize is how much is shown of a request that can't be served, in bytes.
+const requestSize = 64 << 10
+
+// session is an agent's presence on a node and what it does there.
 type session struct {
 	agent *Agent
-	link  *link.Link
+	seat  *seat
+	life  *lifeline
+	link  *link.Link // the first, with the control stream
 	log   *slog.Logger
 
 	write sync.Mutex // one message at a time on the control stream
 	ctl   link.Stream
+	said  bool // all there was to say; guarded by write
 
 	streams tally.Tally
+
+	webs webs
+
+	binds bindings
+	ended chan error       // buffered: why the link has ended, while its streams may still be ending
+	moved chan *movedError // buffered: the node goes away
+	left  atomic.Bool      // it does
+
+	draining context.Context //nolint:containedctx // ends when the agent begins to drain
+	drains   context.CancelFunc
 }
 
-// run serves the link until it ends or ctx does, in which case it drains.
-func (s *session) run(ctx context.Context) error {
+// run serves the link until it ends or ctx does, in which case it drains. It returns when its
+// streams have ended too.
+func (s *session) run(ctx context.Context) {
 	linkCtx, cancel := context.WithCancel(context.WithoutCancel(ctx))
 	defer cancel()
+	s.draining, s.drains = context.WithCancel(linkCtx)
+	defer s.drains()
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	defer s.link.Close() //nolint:errcheck // ended either way
@@ -50,15 +74,21 @@ func (s *session) run(ctx context.Context) error {
 
 	ctl, err := s.link.Open(ctx)
 	if err != nil {
-		return fmt.Errorf("open control stream: %w", err)
+		s.ended <- fmt.Errorf("open control stream: %w", err)
+		return
 	}
 	s.ctl = ctl
 	tasks.Go(func() { ended <- s.serveControl(linkCtx) })
-	tasks.Go(func() { ended <- s.serveStreams(linkCtx) })
-	tasks.Go(func() { s.ping(linkCtx) })
-	for i := range s.agent.endpoints {
-		s.bind(i)
+	tasks.Go(func() { ended <- s.serveStreams(linkCtx, s.link) })
+	if len(s.life.key) > 0 {
+		for range s.agent.cfg.Links - 1 {
+			tasks.Go(func() { s.keepLink(linkCtx) })
+		}
 	}
+	tasks.Go(func() { s.ping(linkCtx) })
+	tasks.Go(func() { s.life.improve(linkCtx, s.link) })
+	s.agent.endpoints.attach(s)
+	s.bindWanted()
 
 	select {
 	case err = <-ended:
@@ -67,17 +97,27 @@ func (s *session) run(ctx context.Context) error {
 	}
 	cancel()
 	_ = s.link.Close()
+	s.agent.endpoints.detach(s)
+	s.ended <- err
 	tasks.Wait() // no stream is accepted any more
 	<-s.streams.Empty()
-	return err
+	s.closeWebs()
 }
 
 // drain gives the names back and lets streams end.
 func (s *session) drain() {
+	s.agent.endpoints.detach(s)
+	s.agent.mu.Lock()
+	s.agent.mu.draining = true
+	s.agent.mu.Unlock()
 	s.log.Info("agent draining", "deadline", s.agent.cfg.Drain.String())
 	_ = s.send(&tunnel.Control{Message: &tunnel.Control_Drain{Drain: &tunnel.Drain{
 		Reason: "the agent is stopping", DeadlineMs: uint32(s.agent.cfg.Drain.Milliseconds()), //nolint:gosec // seconds
 	}}})
+	s.drains()
+	finish, done := context.WithTimeout(context.WithoutCancel(s.draining), s.agent.cfg.Drain)
+	defer done()
+	s.drainWebs(finish)
 	timeout := time.NewTimer(s.agent.cfg.Drain)
 	defer timeout.Stop()
 	select {
@@ -87,27 +127,20 @@ func (s *session) drain() {
 		return
 	case <-s.link.Done():
 		return
+	case <-s.agent.aborted:
+		return
 	}
 	// The last bytes of the streams may still be on their way. The end of the control
 	// stream comes behind them, and the node answers it by ending the link.
 	s.write.Lock()
+	s.said = true
 	_ = s.ctl.CloseWrite()
 	s.write.Unlock()
 	select {
 	case <-s.link.Done():
 	case <-time.After(farewell):
+	case <-s.agent.aborted:
 	}
-}
-
-// bind asks for endpoint i. The answer comes on the control stream.
-func (s *session) bind(i int) {
-	e := s.agent.endpoints[i]
-	if !e.wanted() {
-		return
-	}
-	_ = s.send(&tunnel.Control{Message: &tunnel.Control_Bind{Bind: &tunnel.Bind{
-		Request: uint64(i), Spec: tunnel.SpecToWire(e.spec()), //nolint:gosec // an index
-	}}})
 }
 
 // send writes one control message. What can't be sent ends the link, which is then
@@ -115,7 +148,10 @@ func (s *session) bind(i int) {
 func (s *session) send(m *tunnel.Control) error {
 	s.write.Lock()
 	defer s.write.Unlock()
-	_ = s.ctl.SetWriteDeadline(time.Now().Add(sendTimeout))
+	if s.said {
+		return errDrained
+	}
+	_ = s.ctl.SetWriteDeadline(time.Now().Add(s.life.window + sendTimeout))
 	err := tunnel.Write(s.ctl, m, tunnel.MaxControl)
 	if err != nil {
 		_ = s.link.Close()
@@ -139,60 +175,30 @@ func (s *session) serveControl(ctx context.Context) error {
 	}
 }
 
-var errServerClosed = errors.New("the server closed the connection")
+var (
+	errServerClosed = errors.New("the server closed the connection")
+	errDrained      = errors.New("the agent has ended the control stream")
+)
 
 func (s *session) handle(ctx context.Context, m *tunnel.Control) error {
 	switch m := m.GetMessage().(type) {
 	case *tunnel.Control_Bound:
-		if e := s.agent.byRequest(m.Bound.GetRequest()); e != nil {
-			urls := e.online(m.Bound)
-			s.agent.announce()
-			s.log.Info("endpoint online", "name", e.name, "url", urls[0], "upstream", e.upstream.String())
-			if s.agent.cfg.Online != nil {
-				s.agent.cfg.Online(e.name, urls)
-			}
-		}
+		s.bound(m.Bound)
 	case *tunnel.Control_Refused:
 		return s.refused(ctx, m.Refused)
 	case *tunnel.Control_Unbound:
-		return s.agent.lost(m.Unbound)
+		return s.lost(m.Unbound)
 	case *tunnel.Control_Ping:
 		return s.send(&tunnel.Control{Message: &tunnel.Control_Pong{Pong: &tunnel.Pong{
 			Id: m.Ping.GetId(), SentUnixNs: m.Ping.GetSentUnixNs(),
 		}}})
 	case *tunnel.Control_Pong:
-		s.agent.pong(m.Pong)
+		s.seat.pong(m.Pong)
 	case *tunnel.Control_Drain:
-		s.log.Info("server is draining", "reason", tunnel.Clean(m.Drain.GetReason()))
+		s.leave(m.Drain)
 	case *tunnel.Control_Notice:
 		s.log.Warn("notice from the server", "code", tunnel.Clean(m.Notice.GetCode()), "message", tunnel.Clean(m.Notice.GetMessage()))
 	}
-	return nil
-}
-
-// refused handles the answer no to a Bind. What may succeed later is asked for
-// again on this link; a name that this agent once had is also waited for, because
-// an agent that was up must not give up over somebody else's mistake.
-func (s *session) refused(ctx context.Context, m *tunnel.Refused) error {
-	e := s.agent.byRequest(m.GetRequest())
-	if e == nil {
-		return nil
-	}
-	err := &tunnel.BindError{Code: tunnel.Code(m.GetCode()), Message: m.GetMessage(), Retryable: m.GetRetryable()}
-	again, wait := e.refused(err)
-	if !again {
-		if err.Code == tunnel.CodeSuperseded {
-			return s.agent.leftEndpoints(err)
-		}
-		return fmt.Errorf("endpoint %s: %w", e.name, err)
-	}
-	s.log.Warn("endpoint refused", "name", e.name, "code", err.Code, "error", err, "retry_in", wait.String())
-	i := int(m.GetRequest()) //nolint:gosec // byRequest found it
-	time.AfterFunc(wait, func() {
-		if ctx.Err() == nil {
-			s.bind(i)
-		}
-	})
 	return nil
 }
 
@@ -214,9 +220,9 @@ func (s *session) ping(ctx context.Context) {
 }
 
 // serveStreams serves each stream the node opens in a goroutine of its own.
-func (s *session) serveStreams(ctx context.Context) error {
+func (s *session) serveStreams(ctx context.Context, l *link.Link) error {
 	for {
-		st, err := s.link.Accept(ctx)
+		st, err := l.Accept(ctx)
 		if err != nil {
 			return err
 		}
@@ -228,35 +234,120 @@ func (s *session) serveStreams(ctx context.Context) error {
 	}
 }
 
-// serveStream joins one stream to its upstream.
+// serveStream joins one stream to its upstream. An idle visitor costs this function's frame,
+// so what it does before and after is done by others.
 func (s *session) serveStream(ctx context.Context, st link.Stream) {
+	e, h := s.hear(ctx, st)
+	if e == nil {
+		return
+	}
+	e.open.Add(1)
+	defer e.open.Add(-1)
+	if s.serveHere(ctx, st, e, h) {
+		return
+	}
+	up := s.reach(ctx, st, e, h)
+	if up == nil {
+		return
+	}
+	n, err := s.join(ctx, st, up, e, h)
+	s.served(e, h, n, err)
+}
+
+// hear reads what a stream is for; nil: for nothing that is served.
+func (s *session) hear(ctx context.Context, st link.Stream) (*served, *tunnel.StreamHeader) {
 	_ = st.SetReadDeadline(time.Now().Add(headerTimeout))
-	var h tunnel.StreamHeader
-	if err := tunnel.Read(st, &h, tunnel.MaxHeader); err != nil {
+	h := &tunnel.StreamHeader{}
+	if err := tunnel.Read(st, h, tunnel.MaxHeader); err != nil {
 		s.log.Debug("read stream header", "error", err)
 		_ = st.Reset()
-		return
+		return nil, nil
 	}
 	_ = st.SetReadDeadline(time.Time{})
-	e := s.agent.await(ctx, h.GetEndpointId())
+	e := s.await(ctx, h.GetEndpointId())
 	if e == nil {
 		reply(st, tunnel.CodeEndpointOffline, "the endpoint is not served here any more")
-		return
 	}
-	up, err := e.dial(ctx)
+	return e, h
+}
+
+// serveHere serves a stream to its end that is not just joined to the upstream, and reports
+// whether it was one.
+func (s *session) serveHere(ctx context.Context, st link.Stream, e *served, h *tunnel.StreamHeader) bool {
+	if l := e.listener; l != nil {
+		e.visits.Add(1)
+		if err := l.serve(ctx, newVisit(st, e, h), s.link.Done()); err != nil {
+			reply(st, codeOf(err), err.Error())
+		}
+		return true
+	}
+	t := e.upstream().Terminate
+	switch {
+	case t == nil:
+		return false
+	case t.HTTP:
+		s.web(e).serve(st, h, t.config(s.log), s.link.Done())
+	default:
+		n, err := s.serveTerminated(ctx, st, e, h)
+		s.served(e, h, n, err)
+	}
+	return true
+}
+
+// reach dials the upstream and says so on the stream; nil: that came to nothing.
+func (s *session) reach(ctx context.Context, st link.Stream, e *served, h *tunnel.StreamHeader) net.Conn {
+	up, alpn, err := e.dial(ctx, tunnel.VisitorFrom(h))
 	if err != nil {
-		reply(st, codeOf(err), "the upstream could not be reached")
-		return
+		s.unreached(st, e, h, err)
+		return nil
 	}
-	if err := tunnel.Write(st, &tunnel.StreamReply{}, tunnel.MaxHeader); err != nil {
+	if err := tunnel.Write(st, &tunnel.StreamReply{Alpn: alpn, Datagrams: beside(st, h) != nil}, tunnel.MaxHeader); err != nil {
 		_ = up.Close()
 		_ = st.Reset()
-		return
+		return nil
 	}
-	n, err := splice.Join(ctx, st, up, splice.Config{})
+	if watch := s.agent.cfg.Watch; watch != nil && e.spec().Kind == endpoint.HTTP {
+		up = watch(e.name, tunnel.Clean(h.GetVisitor()), up)
+	}
+	return up
+}
+
+// served is when a stream has ended.
+func (s *session) served(e *served, h *tunnel.StreamHeader, n splice.Counts, err error) {
 	e.count(n.Forward, n.Backward)
 	s.log.Debug("stream served", "name", e.name, "endpoint", h.GetEndpointId(), "visitor", tunnel.Clean(h.GetVisitorId()),
 		"remote", tunnel.Clean(h.GetVisitor()), "bytes_in", n.Forward, "bytes_out", n.Backward, "error", err)
+}
+
+// unreached answers for an upstream that could not be dialled. Who watches is told what
+// of the request is there, which came with the header.
+func (s *session) unreached(st link.Stream, e *served, h *tunnel.StreamHeader, err error) {
+	if tell := s.agent.cfg.Unreached; tell != nil && e.spec().Kind == endpoint.HTTP {
+		request := make([]byte, requestSize)
+		_ = st.SetReadDeadline(time.Now().Add(requestWait))
+		n, _ := st.Read(request)
+		tell(e.name, tunnel.Clean(h.GetVisitor()), request[:n], err)
+	}
+	reply(st, codeOf(err), "the upstream could not be reached")
+}
+
+// beside is what carries datagrams beside a stream; nil: nothing does, or the node does not
+// take them.
+func beside(st link.Stream, h *tunnel.StreamHeader) link.Datagrams {
+	d, ok := st.(link.Datagrams)
+	if !ok || !h.GetDatagrams() {
+		return nil
+	}
+	return d
+}
+
+// join carries what streams of this kind carry until its end.
+func (s *session) join(ctx context.Context, st link.Stream, up net.Conn, e *served, h *tunnel.StreamHeader) (splice.Counts, error) {
+	if e.asked.Kind == endpoint.UDP {
+		f := &flow{endpoint: e, up: up, queue: datagram.NewQueue(s.agent.queued), beside: beside(st, h)}
+		return f.carry(ctx, s.draining, st)
+	}
+	return splice.Join(ctx, st, up, splice.Config{})
 }
 
 // reply says no to a stream and ends it. The stream is closed, not reset, so that

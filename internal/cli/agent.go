@@ -1,94 +1,96 @@
 package cli
 
 import (
-	"bytes"
 	"context"
 	"crypto/x509"
+	"errors"
 	"fmt"
-	"io"
 	"log/slog"
 	"os"
 	"runtime"
-	"sync"
+	"strings"
 	"time"
 
 	"github.com/spf13/cobra"
 
 	"github.com/culvert-tunnel/culvert/internal/agent"
+	"github.com/culvert-tunnel/culvert/internal/agent/acme"
 	"github.com/culvert-tunnel/culvert/internal/config"
 	"github.com/culvert-tunnel/culvert/internal/endpoint"
+	"github.com/culvert-tunnel/culvert/internal/link"
 	"github.com/culvert-tunnel/culvert/internal/tunnel"
 	"github.com/culvert-tunnel/culvert/internal/version"
 )
 
 // agentFlags are the flags of every command that runs an agent.
 type agentFlags struct {
-	server, token, tokenFile, ca string
-	api, state                   string
-	drain                        wait
-	log                          logFlags
+	servers              []string
+	links                int
+	token, tokenFile, ca string
+	proxy, transport     string
+	api, state           string
+	inspect              inspectFlags
+	drain                wait
+	screen               string
+	log                  logFlags
 }
 
 func (f *agentFlags) add(cmd *cobra.Command) {
 	f.drain = wait(10 * time.Second)
 	fs := cmd.Flags()
-	fs.StringVar(&f.server, "server", "", "server to dial: host or host:port (default: that of culvert login)")
+	fs.StringArrayVar(&f.servers, "server", nil, "server to dial: host or host:port; may be repeated: the agent serves by two of them at a time, and goes to the next when one can't be reached (default: that of culvert login)")
+	fs.IntVar(&f.links, "links", 1, "connections to the server, over which visitors are spread; 1 to 16")
 	fs.StringVar(&f.token, "token", "", "token; visible to other users of this machine, so prefer CULVERT_TOKEN, --token-file or culvert login")
 	fs.StringVar(&f.tokenFile, "token-file", "", "file that holds the token")
 	fs.StringVar(&f.ca, "ca", "", "file with the CA of a server on a private certificate (PEM)")
-	fs.StringVar(&f.api, "api", "127.0.0.1:4040", "address of the local API, or the next free port; off for none")
+	f.addWay(cmd)
+	fs.StringVar(&f.api, "api", "127.0.0.1:4040", "address of the inspector and the local API, or the next free port; off for none")
+	f.inspect.add(cmd)
 	fs.StringVar(&f.state, "state", "", "directory that keeps who this agent is")
 	fs.Var(&f.drain, "drain", "how long connections may finish after SIGTERM")
+	addChoice(cmd, &f.screen, "screen", "", "status screen: auto shows it on a terminal, instead of log lines as text", "auto", "off")
 	f.log.add(cmd)
 }
 
+// addWay adds the flags that say how servers are reached.
+func (f *agentFlags) addWay(cmd *cobra.Command) {
+	fs := cmd.Flags()
+	fs.StringVar(&f.proxy, "proxy", "", "proxy to dial servers through: http://, https:// or socks5://[USER:PASSWORD@]HOST[:PORT], or off; a password is visible to other users of this machine, so prefer CULVERT_PROXY or the configuration file (default: HTTPS_PROXY or ALL_PROXY, but for NO_PROXY)")
+	fs.StringVar(&f.transport, "transport", string(link.Auto), "what carries the connections to servers: tls, quic, websocket, or auto for what gets through")
+}
+
+// companion runs beside an agent and must end when ctx does. Its error ends the agent.
+type companion func(ctx context.Context, a *agent.Agent, log *slog.Logger) error
+
 // run runs an agent with these endpoints until ctx ends.
-func (f *agentFlags) run(ctx context.Context, env *Env, endpoints []agent.Endpoint) error {
+func (f *agentFlags) run(ctx context.Context, env *Env, endpoints []agent.Endpoint, beside ...companion) error {
 	log, err := f.log.logger(env)
 	if err != nil {
 		return err
+	}
+	var show *screenFlags
+	if f.wantsScreen(env) {
+		show = newScreenFlags(env, log)
+		log = slog.New(show.notices.Handler())
 	}
 	cfg, err := f.agentConfig(env, log)
 	if err != nil {
 		return err
 	}
 	cfg.Endpoints = endpoints
-	return runAgent(ctx, cfg, f.api)
-}
-
-// runAgent runs an agent and its local API.
-func runAgent(ctx context.Context, cfg agent.Config, api string) error {
-	a := agent.New(cfg)
-	ctx, cancel := context.WithCancel(ctx)
-	var tasks sync.WaitGroup
-	defer tasks.Wait()
-	defer cancel()
-	if api != "" && api != "off" {
-		l, err := agent.ListenAPI(ctx, api)
-		if err != nil {
-			return usagef("--api %s: %w", api, err)
-		}
-		cfg.Logger.Info("local API ready", "url", "http://"+l.Addr().String()+"/api/endpoints")
-		tasks.Go(func() {
-			if err := a.ServeAPI(ctx, l); err != nil {
-				cfg.Logger.Error("local API ended", "error", err)
-			}
-		})
+	state, err := stateDir(env, f.state)
+	if err != nil {
+		return err
 	}
-	return a.Run(ctx)
+	certificates := acme.New(state, log)
+	cfg.Certify = certificates.Certify
+	beside = append(beside, func(ctx context.Context, _ *agent.Agent, _ *slog.Logger) error { return certificates.Run(ctx) })
+	return runAgent(ctx, cfg, localFlags{api: f.api, inspect: f.inspect, screen: show}, beside...)
 }
 
-// agentConfig finds server, token and identity.
-func (f *agentFlags) agentConfig(env *Env, log *slog.Logger) (agent.Config, error) {
+// serverAndToken finds the server and what is needed to trust and to be trusted.
+func (f *agentFlags) serverAndToken(env *Env) (agent.Config, error) {
 	var cfg agent.Config
-	dirs, dirsErr := config.FindDirs(env.LookupEnv)
-	var login config.Login
-	if dirsErr == nil {
-		var err error
-		if login, err = config.LoadLogin(dirs); err != nil {
-			return cfg, err
-		}
-	}
 	if f.tokenFile != "" {
 		if f.token != "" {
 			return cfg, usagef("--token and --token-file exclude each other")
@@ -98,41 +100,50 @@ func (f *agentFlags) agentConfig(env *Env, log *slog.Logger) (agent.Config, erro
 			return cfg, err
 		}
 	}
-	server, token := f.server, f.token
-	if server == "" {
-		server = login.Server
-	}
-	if token == "" && (f.server == "" || f.server == login.Server) {
-		token = login.Token // a login is for its server alone
-	}
-	if server == "" {
+	// Flags hold what the environment says already.
+	server, token, err := config.Find(env.LookupEnv, strings.Join(f.servers, ","), f.token)
+	switch {
+	case errors.Is(err, config.ErrNoServer):
 		return cfg, usagef("no server: name it with --server, or log in with culvert login")
-	}
-	if token == "" {
-		return cfg, usagef("no token: set CULVERT_TOKEN, or log in with culvert login")
-	}
-	var err error
-	if cfg.Server, err = hostPort(server, "443"); err != nil {
+	case errors.Is(err, config.ErrNoToken):
+		return cfg, usageError{err}
+	case err != nil:
 		return cfg, err
+	}
+	if cfg.Servers, err = config.HostPorts(server, "443"); err != nil {
+		return cfg, usageError{err}
 	}
 	if cfg.Token, err = tunnel.ParseToken(token); err != nil {
 		return cfg, usageError{err}
 	}
-	if cfg.Roots, err = loadRoots(f.ca); err != nil {
+	if cfg.Transport, err = link.ParseTransport(f.transport); err != nil {
+		return cfg, usagef("--transport: %w", err)
+	}
+	if cfg.Proxy, err = config.Proxies(env.LookupEnv, f.proxy, link.ParseProxy); err != nil {
+		return cfg, usageError{err}
+	}
+	cfg.Roots, err = loadRoots(f.ca)
+	return cfg, err
+}
+
+// agentConfig finds server, token and identity.
+func (f *agentFlags) agentConfig(env *Env, log *slog.Logger) (agent.Config, error) {
+	cfg, err := f.serverAndToken(env)
+	if err != nil {
 		return cfg, err
 	}
-	state := f.state
-	if state == "" {
-		if dirsErr != nil {
-			return cfg, usageError{dirsErr}
-		}
-		state = dirs.State
+	if cfg.Links = f.links; f.links < 1 || f.links > 16 {
+		return cfg, usagef("--links %d: from 1 to 16", f.links)
+	}
+	state, err := stateDir(env, f.state)
+	if err != nil {
+		return cfg, err
 	}
 	id, err := agent.NextIdentity(state)
 	if err != nil {
 		return cfg, err
 	}
-	cfg.ID, cfg.Generation = id.ID, id.Generation
+	cfg.ID, cfg.Generation, cfg.State = id.ID, id.Generation, state
 	cfg.Drain = time.Duration(f.drain)
 	cfg.Logger = log
 	host, _ := os.Hostname()
@@ -140,21 +151,25 @@ func (f *agentFlags) agentConfig(env *Env, log *slog.Logger) (agent.Config, erro
 	return cfg, nil
 }
 
+// stateDir is the directory of --state, or the usual one.
+func stateDir(env *Env, flag string) (string, error) {
+	if flag != "" {
+		return flag, nil
+	}
+	dirs, err := config.FindDirs(env.LookupEnv)
+	if err != nil {
+		return "", usageError{err}
+	}
+	return dirs.State, nil
+}
+
 // readTokenFile reads the token in a file.
 func readTokenFile(path string) (string, error) {
-	f, err := os.Open(path)
+	text, err := config.ReadSecret(path)
 	if err != nil {
 		return "", usagef("--token-file: %w", err)
 	}
-	defer f.Close() //nolint:errcheck // read
-	b, err := io.ReadAll(io.LimitReader(f, 4096))
-	if err != nil {
-		return "", usagef("--token-file: %w", err)
-	}
-	if len(bytes.TrimSpace(b)) == 0 {
-		return "", usagef("--token-file: %s is empty", path)
-	}
-	return string(b), nil
+	return text, nil
 }
 
 // loadRoots reads a CA file; nil without one.
@@ -177,8 +192,21 @@ func loadRoots(path string) (*x509.CertPool, error) {
 type endpointFlags struct {
 	name, url            string
 	upstreamCA           string
+	upstreamName         string
+	upstreamInsecure     bool
 	hostHeader           string
+	stripPrefix          bool
+	compress             bool
 	redirect, noRedirect bool
+	limits               config.Limits
+	pool                 config.Pooling
+	proxyProtocol        string
+	tlsCert, tlsKey      string
+	clientCA             string
+	hidden, upload       bool
+	e2e                  bool
+	acmeEmail, acmeCA    string
+	acmeCARoot           string
 	agent                agentFlags
 }
 
@@ -205,17 +233,44 @@ func newEndpoint(env *Env, kind endpoint.Kind, use, short, example string) *cobr
 	}
 	fs := cmd.Flags()
 	fs.StringVar(&f.url, "url", "", "public URL to ask for")
-	if kind != endpoint.TCP {
+	if !kind.ByPort() {
 		fs.StringVar(&f.name, "name", "", "name below the server's domain to ask for")
 	}
 	if kind == endpoint.HTTP {
 		fs.StringVar(&f.upstreamCA, "upstream-ca", "", "file with the CA of an https:// upstream (PEM)")
+		fs.StringVar(&f.upstreamName, "upstream-server-name", "", "name expected in the certificate of an https:// upstream, and sent to it (default: its host)")
+		fs.BoolVar(&f.upstreamInsecure, "upstream-insecure-skip-verify", false, "accept any certificate of an https:// upstream; whoever is between can then read and change all")
 		fs.StringVar(&f.hostHeader, "host-header", "", "Host that the upstream sees; rewrite for the upstream's own")
+		fs.BoolVar(&f.compress, "compress", false, "let the server compress answers (zstd, brotli, gzip) that are not")
+		fs.BoolVar(&f.stripPrefix, "strip-prefix", false, "let the upstream see paths without that of --url")
 		fs.BoolVar(&f.redirect, "redirect", false, "always redirect the plain port to https")
 		fs.BoolVar(&f.noRedirect, "no-redirect", false, "never redirect the plain port to https")
 	}
+	if kind != endpoint.HTTP {
+		addLimits(fs, &f.limits, kind)
+	}
+	addPooling(cmd, &f.pool, kind)
+	if kind == endpoint.HTTP {
+		fs.BoolVar(&f.e2e, "e2e", false, "end visitors' TLS at the agent, with --tls-cert or a certificate by ACME: the server can't read what passes")
+		fs.StringVar(&f.acmeEmail, "acme-email", "", "with --e2e, for the CA's account; its terms are agreed to by --e2e without --tls-cert")
+		fs.StringVar(&f.acmeCA, "acme-ca", "", "with --e2e, URL of another CA's directory than that of Let's Encrypt")
+		fs.StringVar(&f.acmeCARoot, "acme-ca-root", "", "with --e2e, file with the roots to trust when speaking to the CA (PEM)")
+	}
+	if kind == endpoint.TLS || kind == endpoint.HTTP {
+		fs.StringVar(&f.tlsCert, "tls-cert", "", "end visitors' TLS at the agent, with the certificate chain in this file (PEM); the upstream speaks in the clear")
+		fs.StringVar(&f.tlsKey, "tls-key", "", "file with the key of --tls-cert (PEM)")
+		fs.StringVar(&f.clientCA, "client-ca", "", clientCAUsage[kind])
+	}
+	if kind == endpoint.TCP || kind == endpoint.TLS {
+		fs.StringVar(&f.proxyProtocol, "proxy-protocol", "", "tell the upstream the visitor's address by the PROXY protocol: v1 or v2")
+	}
 	f.agent.add(cmd)
 	return cmd
+}
+
+var clientCAUsage = map[endpoint.Kind]string{
+	endpoint.TLS:  "with --tls-cert, require visitors to show a certificate of a CA in this file (PEM)",
+	endpoint.HTTP: "require visitors to show a certificate of a CA in this file (PEM), which the server is sent, or with --e2e the agent keeps",
 }
 
 // endpoint reads the flags of one endpoint.
@@ -236,7 +291,10 @@ func (f *endpointFlags) endpoint(kind endpoint.Kind, upstream string) (agent.End
 	}
 	return buildEndpoint(config.Endpoint{
 		Name: name, URL: f.url, Kind: string(kind), Label: f.name, Upstream: upstream,
-		UpstreamCA: f.upstreamCA, HostHeader: f.hostHeader, Redirect: redirect,
+		UpstreamCA: f.upstreamCA, UpstreamServerName: f.upstreamName, UpstreamInsecureSkipVerify: f.upstreamInsecure, HostHeader: f.hostHeader, StripPrefix: f.stripPrefix, Compress: f.compress, Redirect: redirect,
+		Limits: f.limits, Pooling: f.pool, ProxyProtocol: f.proxyProtocol,
+		TLSCert: f.tlsCert, TLSKey: f.tlsKey, ClientCA: f.clientCA, Hidden: f.hidden, Upload: f.upload, E2E: f.e2e,
+		ACMEEmail: f.acmeEmail, ACMECA: f.acmeCA, ACMECARoot: f.acmeCARoot,
 	})
 }
 
@@ -262,21 +320,30 @@ func buildEndpoint(c config.Endpoint) (agent.Endpoint, error) {
 			spec.Redirect = endpoint.RedirectAlways
 		}
 	}
-	roots, err := loadRoots(c.UpstreamCA)
-	if err != nil {
-		return agent.Endpoint{}, err
-	}
-	up, err := agent.ParseUpstream(c.Upstream, roots)
+	up, err := buildUpstream(c, spec.Kind)
 	if err != nil {
 		return fail(err)
 	}
-	if spec.Kind != endpoint.HTTP && (up.TLS != nil || up.Protocol != "") {
-		return fail(fmt.Errorf("upstream %s: https:// and h2c:// are for http endpoints", c.Upstream))
+	if spec.Limits, err = parseLimits(c.Limits); err != nil {
+		return fail(err)
+	}
+	if spec.Pool, err = parsePooling(c.Pooling); err != nil {
+		return fail(err)
+	}
+	if spec.ClientCA, err = clientCA(c, spec.Kind); err != nil {
+		return fail(err)
+	}
+	if err := matchPorts(&spec, up); err != nil {
+		return fail(err)
 	}
 	spec.UpstreamProtocol = up.Protocol
+	spec.StripPrefix, spec.Compress = c.StripPrefix, c.Compress
 	spec.HostHeader = c.HostHeader
 	if c.HostHeader == "rewrite" {
 		spec.HostHeader = up.Address
+	}
+	if err := endToEnd(c, &spec); err != nil {
+		return fail(err)
 	}
 	if err := spec.Validate(); err != nil {
 		return fail(err)

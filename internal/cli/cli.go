@@ -8,9 +8,7 @@ import (
 	"fmt"
 	"io"
 	"log/slog"
-	"net"
 	"os"
-	"strconv"
 	"strings"
 	"time"
 
@@ -41,6 +39,10 @@ type Env struct {
 	Stdout    io.Writer
 	Stderr    io.Writer
 	LookupEnv config.LookupEnv
+
+	// BeforeExit, if set, is given what must be done before the process ends without
+	// waiting for Run, and nil when that is no longer so.
+	BeforeExit func(func())
 }
 
 // usageError is a fault of the command line.
@@ -90,7 +92,7 @@ func explain(err error) string {
 		return err.Error() + ": check --server and the token; whoever answers there may be an impostor"
 	case link.Untrusted(err):
 		return err.Error() + ": use a token with a fingerprint, or name the server's CA with --ca"
-	case errors.As(err, &refusal) && refusal.Code == tunnel.CodeTokenInvalid:
+	case errors.As(err, &refusal) && (refusal.Code == tunnel.CodeTokenInvalid || refusal.Code == tunnel.CodeTokenExpired):
 		return refusal.Error() + "; then run: culvert login"
 	}
 	return err.Error()
@@ -125,8 +127,9 @@ the same agent took the last one over.`,
 		return usagef("%w: see %s --help", err, cmd.CommandPath())
 	})
 	root.AddCommand(
-		newDemo(env), newServer(env), newHTTP(env), newTCP(env), newTLS(env), newStart(env),
-		newLogin(env), newToken(env), newVersion(env),
+		newDemo(env), newServer(env), newHTTP(env), newTCP(env), newTLS(env), newUDP(env), newFile(env), newStart(env), newReload(env),
+		newConfig(env), newDoctor(env), newService(env), newMan(env), newUpdate(env),
+		newLogin(env), newToken(env), newName(env), newCluster(env), newStore(env), newStatus(env), newCert(env), newVersion(env),
 	)
 	return root
 }
@@ -215,26 +218,11 @@ func addOutput(cmd *cobra.Command, output *string) {
 	addChoice(cmd, output, "output", "o", "form of the output: text or json", "text", "json")
 }
 
-// hostPort adds port to an address that has none.
+// hostPort is config.HostPort for what the user wrote.
 func hostPort(address, port string) (string, error) {
-	a := strings.TrimPrefix(strings.TrimPrefix(address, "https://"), "tls://")
-	a = strings.TrimSuffix(a, "/")
-	if a == "" || strings.ContainsAny(a, "/@? ") {
-		return "", usagef("server %q: write host or host:port", address)
-	}
-	switch {
-	case strings.HasPrefix(a, "["):
-		if !strings.Contains(a, "]:") {
-			a += ":" + port
-		}
-	case strings.Count(a, ":") > 1: // IPv6 without brackets
-		a = "[" + a + "]:" + port
-	case !strings.Contains(a, ":"):
-		a += ":" + port
-	}
-	_, p, err := net.SplitHostPort(a)
-	if n, perr := strconv.ParseUint(p, 10, 16); err != nil || perr != nil || n == 0 {
-		return "", usagef("server %q: the port is a number from 1 to 65535", address)
+	a, err := config.HostPort(address, port)
+	if err != nil {
+		return "", usageError{err}
 	}
 	return a, nil
 }

@@ -99,17 +99,22 @@ func demo(ctx context.Context, env *Env, log *slog.Logger) error {
 	}
 
 	online := make(chan [2]string, 8)
-	a, err := demoAgent(r, log, plain, secure, online)
+	cfg, err := demoAgent(r, log, plain, secure, online)
 	if err != nil {
 		return err
 	}
-	run("agent", a.Run)
+	page := make(chan string, 1)
+	run("agent", func(ctx context.Context) error {
+		return runAgent(ctx, cfg, localFlags{api: "127.0.0.1:4040", ready: func(url string) { page <- url }})
+	})
 
 	urls := make(map[string]string)
-	for len(urls) < 3 {
+	for len(urls) < 4 {
 		select {
 		case u := <-online:
 			urls[u[0]] = u[1]
+		case u := <-page:
+			urls["inspector"] = u
 		case <-ctx.Done():
 			return cause(ctx)
 		}
@@ -210,10 +215,10 @@ func startSample(dir string, run func(string, func(context.Context) error)) (sec
 	return secure, plain, filepath.Join(own, certs.CAFile), nil
 }
 
-// demoAgent makes an agent with an endpoint of each kind.
-func demoAgent(r server.Ready, log *slog.Logger, plain, secure string, online chan<- [2]string) (*agent.Agent, error) {
+// demoAgent is an agent with an endpoint of each kind.
+func demoAgent(r server.Ready, log *slog.Logger, plain, secure string, online chan<- [2]string) (agent.Config, error) {
 	cfg := agent.Config{
-		Server: r.HTTPS.String(), Token: *r.Token, ID: "demo", Generation: 1, Drain: time.Second, Logger: log,
+		Servers: []string{r.HTTPS.String()}, Token: *r.Token, ID: "demo", Generation: 1, Drain: time.Second, Logger: log,
 		Metadata: &tunnel.Metadata{Version: version.String()},
 		Online:   func(name string, urls []string) { online <- [2]string{name, strings.Join(urls, " ")} },
 	}
@@ -224,11 +229,11 @@ func demoAgent(r server.Ready, log *slog.Logger, plain, secure string, online ch
 	} {
 		built, err := buildEndpoint(e)
 		if err != nil {
-			return nil, err
+			return cfg, err
 		}
 		cfg.Endpoints = append(cfg.Endpoints, built)
 	}
-	return agent.New(cfg), nil
+	return cfg, nil
 }
 
 // showDemo prints the URLs, each with a line to paste.
@@ -251,6 +256,7 @@ Culvert demo: visitor → edge → link → agent → sample service, all on thi
   tls    %[6]s   (the service's own TLS, passed through unread)
          curl --cacert %[7]s %[8]s/
 
-Open %[1]s in a browser. Ctrl-C stops the demo.
-`, web[1], web[0], shellQuote(r.CAFile), urls["tcp"], tcp.Host, urls["tls"], shellQuote(serviceCA), secure)
+Open %[1]s in a browser, and watch its requests at
+%[9]s. Ctrl-C stops the demo.
+`, web[1], web[0], shellQuote(r.CAFile), urls["tcp"], tcp.Host, urls["tls"], shellQuote(serviceCA), secure, urls["inspector"])
 }

@@ -8,6 +8,7 @@ import (
 	"testing"
 
 	"github.com/culvert-tunnel/culvert/internal/server"
+	"github.com/culvert-tunnel/culvert/internal/server/certs"
 	"github.com/culvert-tunnel/culvert/internal/tunnel"
 )
 
@@ -22,7 +23,7 @@ func TestGreet(t *testing.T) {
 		"usual port":        {server.Config{Domain: "t.example.com", DataDir: "/d"}, server.Ready{HTTPS: &net.TCPAddr{Port: 443}}, []string{"culvert http 3000 --server t.example.com\n", "token create --data /d\n"}},
 		"another":           {server.Config{Domain: "t.example.com", DataDir: "/d"}, server.Ready{HTTPS: &net.TCPAddr{Port: 8443}}, []string{"--server t.example.com:8443\n"}},
 		"path with a space": {server.Config{Domain: "t.example.com", DataDir: "/it's a d"}, server.Ready{HTTPS: &net.TCPAddr{Port: 443}}, []string{`--data '/it'\''s a d'` + "\n"}},
-		"private":           {server.Config{Domain: "t.example.com", CertFile: "/etc/my cert.pem"}, server.Ready{HTTPS: &net.TCPAddr{Port: 443}, NeedsCA: true}, []string{"--server t.example.com --ca 'my cert.pem'\n"}},
+		"private":           {server.Config{Domain: "t.example.com", Certs: []certs.Pair{{Cert: "/etc/my cert.pem"}}}, server.Ready{HTTPS: &net.TCPAddr{Port: 443}, NeedsCA: true}, []string{"--server t.example.com --ca 'my cert.pem'\n"}},
 	} {
 		var out bytes.Buffer
 		env := &Env{Stdout: &out, LookupEnv: func(string) (string, bool) { return "", false }}

@@ -3,6 +3,7 @@ package cli
 import (
 	"errors"
 	"fmt"
+	"net/netip"
 	"slices"
 	"strconv"
 	"strings"
@@ -62,6 +63,39 @@ func (w *wait) Set(s string) error {
 	return nil
 }
 
+// size is a flag for bytes.
+type size int64
+
+var sizeUnits = []struct {
+	name  string
+	bytes int64
+}{{"GiB", 1 << 30}, {"MiB", 1 << 20}, {"KiB", 1 << 10}}
+
+func (s *size) String() string {
+	for _, u := range sizeUnits {
+		if n := int64(*s); n > 0 && n%u.bytes == 0 {
+			return strconv.FormatInt(n/u.bytes, 10) + u.name
+		}
+	}
+	return strconv.FormatInt(int64(*s), 10)
+}
+func (s *size) Type() string { return "size" }
+func (s *size) Set(text string) error {
+	factor := int64(1)
+	for _, u := range sizeUnits {
+		if n, ok := strings.CutSuffix(text, u.name); ok {
+			text, factor = strings.TrimSpace(n), u.bytes
+			break
+		}
+	}
+	n, err := strconv.ParseInt(text, 10, 64)
+	if err != nil || n < 1 || n > 64<<30/factor {
+		return errors.New("write a size such as 512KiB, 50MiB or 1GiB")
+	}
+	*s = size(n * factor)
+	return nil
+}
+
 // ports is a flag for a range of ports.
 type ports registry.PortRange
 
@@ -88,4 +122,20 @@ func (p *ports) Set(s string) error {
 	}
 	*p = ports{First: uint16(a), Last: uint16(b)}
 	return nil
+}
+
+// parseNetworks reads networks (CIDR) and single addresses.
+func parseNetworks(list []string) ([]netip.Prefix, error) {
+	var networks []netip.Prefix
+	for _, s := range list {
+		n, err := netip.ParsePrefix(s)
+		if a, aerr := netip.ParseAddr(s); err != nil && aerr == nil {
+			n, err = netip.PrefixFrom(a, a.BitLen()), nil
+		}
+		if err != nil {
+			return nil, fmt.Errorf("%q: write a network such as 10.0.0.0/8, or an address", s)
+		}
+		networks = append(networks, n.Masked())
+	}
+	return networks, nil
 }

@@ -50,10 +50,19 @@ const maxFile = 1 << 20
 
 // Load reads a YAML file into v, a pointer to a struct, strictly: unknown keys,
 // double keys and wrong types are errors with file and line. ${NAME} in a value is
-// replaced by the environment's variable, which must be set. A missing file
-// satisfies errors.Is(err, fs.ErrNotExist). The returned Document knows the places
+// replaced by the environment's variable, which must be set, and ${file:PATH} by what
+// the file there holds, without white space around it; a relative PATH starts at the
+// configuration file's directory. A missing file satisfies errors.Is(err, fs.ErrNotExist). The returned Document knows the places
 // of keys.
 func Load(path string, v any, env LookupEnv) (*Document, error) {
+	b, err := read(path)
+	if err != nil {
+		return nil, err
+	}
+	return decode(path, b, v, env)
+}
+
+func read(path string) ([]byte, error) {
 	f, err := os.Open(path)
 	if err != nil {
 		return nil, fmt.Errorf("read configuration: %w", err)
@@ -66,7 +75,7 @@ func Load(path string, v any, env LookupEnv) (*Document, error) {
 	if len(b) > maxFile {
 		return nil, Place{File: path}.Fault("the file is over 1 MiB")
 	}
-	return decode(path, b, v, env)
+	return b, nil
 }
 
 func decode(path string, b []byte, v any, env LookupEnv) (*Document, error) {
@@ -126,7 +135,7 @@ type expander struct {
 
 var (
 	variable     = regexp.MustCompile(`\$\{[^}]*\}?`)
-	variableName = regexp.MustCompile(`^\$\{[A-Za-z_][A-Za-z0-9_]*\}$`)
+	variableName = regexp.MustCompile(`^[A-Za-z_][A-Za-z0-9_]*$`)
 )
 
 // Visit implements ast.Visitor.
@@ -136,20 +145,62 @@ func (e *expander) Visit(n ast.Node) ast.Visitor {
 		return e
 	}
 	s.Value = variable.ReplaceAllStringFunc(s.Value, func(m string) string {
-		if !variableName.MatchString(m) {
-			if e.err == nil {
-				e.err = place(e.path, s.GetToken(), "a variable of the environment is written ${NAME}")
-			}
-			return m
-		}
-		name := m[2 : len(m)-1]
-		v, ok := e.env(name)
-		if !ok && e.err == nil {
-			e.err = place(e.path, s.GetToken(), "the environment has no variable "+name)
+		v, fault := e.expand(strings.TrimPrefix(m, "${"))
+		if fault != "" && e.err == nil {
+			e.err = place(e.path, s.GetToken(), fault)
 		}
 		return v
 	})
 	return e
+}
+
+// expand returns what stands for a variable, of which the opening is cut off, or
+// what is wrong with it.
+func (e *expander) expand(rest string) (value, fault string) {
+	name, closed := strings.CutSuffix(rest, "}")
+	if path, ok := strings.CutPrefix(name, "file:"); ok && closed && path != "" {
+		if !filepath.IsAbs(path) {
+			path = filepath.Join(filepath.Dir(e.path), path)
+		}
+		v, err := ReadSecret(path)
+		if err != nil {
+			return "", err.Error()
+		}
+		return v, ""
+	}
+	if !closed || !variableName.MatchString(name) {
+		return "", "a variable of the environment is written ${NAME}, the content of a file ${file:PATH}"
+	}
+	v, ok := e.env(name)
+	if !ok {
+		return "", "the environment has no variable " + name
+	}
+	return v, ""
+}
+
+// maxSecret bounds a file with a secret, in bytes.
+const maxSecret = 64 << 10
+
+// ReadSecret reads a file that holds one value, and cuts white space around it off.
+// The error never shows what is in it.
+func ReadSecret(path string) (string, error) {
+	f, err := os.Open(path)
+	if err != nil {
+		return "", err
+	}
+	defer f.Close() //nolint:errcheck // only read
+	b, err := io.ReadAll(io.LimitReader(f, maxSecret+1))
+	if err != nil {
+		return "", err
+	}
+	if len(b) > maxSecret {
+		return "", fmt.Errorf("%s is over 64 KiB", path)
+	}
+	v := strings.TrimSpace(string(b))
+	if v == "" {
+		return "", fmt.Errorf("%s is empty", path)
+	}
+	return v, nil
 }
 
 func place(path string, t *token.Token, message string) *Error {
@@ -172,6 +223,10 @@ func explain(path string, v any, err error) error {
 		e.Message = mismatched(mismatch)
 		return e
 	}
+	if other, ok := errors.AsType[*yaml.UnexpectedNodeTypeError](err); ok {
+		e.Message = "the value must be " + nodeName(other.Expected) + ", not " + nodeName(other.Actual)
+		return e
+	}
 	if t := ye.GetToken(); t != nil {
 		if near := nearest(t.Value, keys(reflect.TypeOf(v), nil)); near != "" {
 			e.Message += fmt.Sprintf(", did you mean %q?", near)
@@ -187,7 +242,7 @@ func mismatched(err *yaml.TypeError) string {
 	switch err.DstType.Kind() {
 	case reflect.String:
 		want = "text"
-	case reflect.Int:
+	case reflect.Int, reflect.Uint, reflect.Uint32:
 		want = "a number"
 	case reflect.Bool:
 		want = "true or false"
@@ -200,6 +255,20 @@ func mismatched(err *yaml.TypeError) string {
 	return "the value must be " + want
 }
 
+// nodeName is what a kind of YAML's values looks like.
+func nodeName(t ast.NodeType) string {
+	switch t {
+	case ast.SequenceType:
+		return "a list (each item begins with a hyphen)"
+	case ast.MappingType, ast.MappingValueType:
+		return "keys with values"
+	case ast.StringType, ast.LiteralType:
+		return "text"
+	default:
+		return "a " + t.YAMLName()
+	}
+}
+
 // keys collects all keys a type knows, at any depth.
 func keys(t reflect.Type, into []string) []string {
 	switch t.Kind() {
@@ -207,10 +276,13 @@ func keys(t reflect.Type, into []string) []string {
 		return keys(t.Elem(), into)
 	case reflect.Struct:
 		for f := range t.Fields() {
-			if name, _, _ := strings.Cut(f.Tag.Get("yaml"), ","); name != "" && name != "-" {
+			name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+			if name != "" && name != "-" {
 				into = append(into, name)
-				into = keys(f.Type, into)
+			} else if options != "inline" {
+				continue
 			}
+			into = keys(f.Type, into)
 		}
 	default:
 	}

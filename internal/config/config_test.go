@@ -35,11 +35,12 @@ func TestStrict(t *testing.T) {
 		"version: [\n":                                             "c.yml:1:",
 		"version: 2\n":                                             "c.yml:1:10: version must be 1",
 		"version: 1\nregion: ${NOPE}\n":                            "c.yml:2:9: the environment has no variable NOPE",
-		"version: 1\nregion: a${1X}\n":                             "c.yml:2:9: a variable of the environment is written ${NAME}",
-		"version: 1\nregion: a${NOPE\n":                            "c.yml:2:9: a variable of the environment is written ${NAME}",
+		"version: 1\nregion: a${1X}\n":                             "c.yml:2:9: a variable of the environment is written ${NAME}, the content of a file ${file:PATH}",
+		"version: 1\nregion: a${NOPE\n":                            "c.yml:2:9: a variable of the environment is written ${NAME}, the content of a file ${file:PATH}",
 		"version: 1\nregion: [a]\n":                                "c.yml:2:9: the value must be text",
 		"version: x\n":                                             "c.yml:1:10: the value must be a number",
-		"version: 1\nlisten: {link: x}\n":                          "c.yml:2:16: string was used where sequence is expected",
+		"version: 1\nlisten: {link: x}\n":                          "c.yml:2:16: the value must be a list (each item begins with a hyphen), not text",
+		"version: 1\nlisten: {link: {a: b}}\n":                     "c.yml:2:16: the value must be a list (each item begins with a hyphen), not keys with values",
 		"- version: 1\n":                                           "c.yml:1:1: ",
 		"version: 1\n---\nversion: 1\n":                            "more than one document",
 		"version: 1\nregion: " + strings.Repeat("x", 1<<20) + "\n": "over 1 MiB",
@@ -55,9 +56,105 @@ func TestStrict(t *testing.T) {
 func TestVariables(t *testing.T) {
 	path := file(t, "version: 1\ntoken: ${T}\nendpoints: [{name: a, kind: http, upstream: \"${P}\"}]\n")
 	a, _, err := LoadAgent(path, env(map[string]string{"T": "x\nserver: evil", "P": "3000"}))
-	if err != nil || a.Token != "x\nserver: evil" || a.Server != "" || a.Endpoints[0].Upstream != "3000" {
+	if err != nil || a.Token != "x\nserver: evil" || len(a.Server) != 0 || a.Endpoints[0].Upstream != "3000" {
 		t.Errorf("%+v, %v", a, err)
 	}
+}
+
+// TestSecretFiles: ${file:…} is found beside the configuration, and its faults are told
+// with their place and without its content.
+func TestSecretFiles(t *testing.T) {
+	dir := t.TempDir()
+	for name, text := range map[string]string{"token": " cvt_x\n", "empty": "\n", "big": "secret" + strings.Repeat("x", maxSecret)} {
+		if err := os.WriteFile(filepath.Join(dir, name), []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	path := filepath.Join(dir, "c.yml")
+	load := func(value string) (Agent, error) {
+		text := "version: 1\ntoken: '" + value + "'\nendpoints: [{name: a, kind: http, upstream: 1}]\n"
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+		a, _, err := LoadAgent(path, env(nil))
+		return a, err
+	}
+	for _, value := range []string{"${file:token}", "${file:" + filepath.Join(dir, "token") + "}"} {
+		if a, err := load(value); err != nil || a.Token != "cvt_x" {
+			t.Errorf("%s: %q, %v", value, a.Token, err)
+		}
+	}
+	for value, want := range map[string]string{
+		"${file:none}": "c.yml:2:8: open ", "${file:empty}": "is empty", "${file:big}": "is over 64 KiB",
+		"${file:}": "the content of a file ${file:PATH}", "${file:token": "the content of a file ${file:PATH}",
+	} {
+		if _, err := load(value); err == nil || !strings.Contains(err.Error(), want) || strings.Contains(err.Error(), "secret") {
+			t.Errorf("%s: %v, want %q", value, err, want)
+		}
+	}
+}
+
+// TestWatch: however a file is saved, it is told once, and not while it is written.
+func TestWatch(t *testing.T) {
+	dir := t.TempDir()
+	path, other := filepath.Join(dir, "c.yml"), filepath.Join(dir, ".c.yml.swp")
+	write := func(path, text string) {
+		if err := os.WriteFile(path, []byte(text), 0o600); err != nil {
+			t.Fatal(err)
+		}
+	}
+	write(path, "a")
+	w := NewWatch(path)
+	looks := func(want ...bool) {
+		t.Helper()
+		for i, changed := range want {
+			if got := w.Changed(); got != changed {
+				t.Errorf("look %d: %v", i, got)
+			}
+		}
+	}
+	looks(false, false)
+	write(path, "ab")
+	looks(false)
+	write(path, "abc") // still being written
+	looks(false, true, false)
+	write(other, "xyz") // vim, and many others
+	if err := os.Rename(other, path); err != nil {
+		t.Fatal(err)
+	}
+	looks(false, true, false)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	looks(false, true, false)
+	write(path, "abc")
+	looks(false, true, false)
+	if err := os.Remove(path); err != nil {
+		t.Fatal(err)
+	}
+	looks(false)
+	write(path, "abcd") // gone only between two looks
+	looks(false, true, false)
+
+	// As orchestrators mount configuration: a link to a directory that is switched.
+	for _, d := range []string{"one", "two"} {
+		if err := os.Mkdir(filepath.Join(dir, d), 0o700); err != nil {
+			t.Fatal(err)
+		}
+		write(filepath.Join(dir, d, "c.yml"), "abcd")
+	}
+	link := filepath.Join(dir, "now")
+	if err := os.Symlink("one", link); err != nil {
+		t.Fatal(err)
+	}
+	w = NewWatch(filepath.Join(link, "c.yml"))
+	if err := os.Symlink("two", link+"~"); err != nil {
+		t.Fatal(err)
+	}
+	if err := os.Rename(link+"~", link); err != nil {
+		t.Fatal(err)
+	}
+	looks(false, true, false)
 }
 
 func TestAgentFile(t *testing.T) {
@@ -195,11 +292,13 @@ grace: 1s
 drain: 2s
 log_format: json
 log_level: debug
+cluster: {etcd: [l], etcd_ca: m, etcd_user: n, peer: o, peer_advertise: p, link_advertise: q}
 `), env(nil))
 	if err != nil {
 		t.Fatal(err)
 	}
 	for flag, want := range map[string]string{
+		"etcd": "l", "etcd-ca": "m", "etcd-user": "n", "peer": "o", "peer-advertise": "p", "link-advertise": "q",
 		"domain": "d", "http": "a", "https": "b", "link": "c,d", "admin": "e", "tcp-host": "f", "tcp-ports": "1-2", "data": "g",
 		"cert": "h", "key": "i", "region": "j", "node": "k", "grace": "1s", "drain": "2s", "log-format": "json", "log-level": "debug",
 	} {
@@ -231,5 +330,25 @@ endpoints:
 		if got := strings.Join(settings[flag].Values, ","); got != want {
 			t.Errorf("%s: %q", flag, got)
 		}
+	}
+}
+
+// TestInspectKeys: the keys of a section stand for flags of a longer name.
+func TestInspectKeys(t *testing.T) {
+	_, settings, err := LoadAgent(file(t, `version: 1
+inspect: {enabled: false, memory: 20MiB, body: 64KiB}
+endpoints: [{name: a, kind: http, upstream: "3000"}]
+`), env(nil))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for flag, want := range map[string]string{"no-inspect": "true", "inspect-memory": "20MiB", "inspect-body": "64KiB"} {
+		if s := settings[flag]; len(s.Values) != 1 || s.Values[0] != want || s.Line != 2 {
+			t.Errorf("%s: %+v, want %s", flag, s, want)
+		}
+	}
+	_, settings, err = LoadAgent(file(t, "version: 1\nendpoints: [{name: a, kind: http, upstream: \"3000\"}]\n"), env(nil))
+	if _, ok := settings["no-inspect"]; err != nil || ok {
+		t.Errorf("%+v, %v", settings, err)
 	}
 }

@@ -59,6 +59,10 @@ func Overlay(flags *pflag.FlagSet, env LookupEnv, file Settings) error {
 	return nil
 }
 
+// OverlayFile sets flags from a file alone, which tells whether the file is in order
+// whatever the environment says.
+func OverlayFile(flags *pflag.FlagSet, file Settings) error { return overlay(flags, file) }
+
 // overlay sets flags that no higher source has set.
 func overlay(flags *pflag.FlagSet, source Settings) error {
 	var open []*pflag.Flag

@@ -3,6 +3,7 @@ package config
 import (
 	"encoding/json"
 	"flag"
+	"maps"
 	"os"
 	"reflect"
 	"strings"
@@ -39,15 +40,22 @@ func schema(t reflect.Type) map[string]any {
 	case reflect.Pointer:
 		return schema(t.Elem())
 	case reflect.Slice:
+		if t == reflect.TypeFor[Texts]() {
+			one := schema(t.Elem())
+			return map[string]any{"anyOf": []any{one, map[string]any{"type": "array", "items": one}}}
+		}
 		return map[string]any{"type": "array", "items": schema(t.Elem())}
 	case reflect.Bool:
 		return map[string]any{"type": "boolean"}
-	case reflect.Int:
+	case reflect.Int, reflect.Uint, reflect.Uint32:
 		return map[string]any{"type": "integer"}
 	case reflect.Struct:
 		properties, required := map[string]any{}, []string{}
 		for f := range t.Fields() {
 			name, options, _ := strings.Cut(f.Tag.Get("yaml"), ",")
+			if options == "inline" {
+				maps.Copy(properties, schema(f.Type)["properties"].(map[string]any))
+			}
 			if name == "" || name == "-" {
 				continue
 			}

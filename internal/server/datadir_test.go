@@ -8,7 +8,6 @@ import (
 	"testing"
 
 	"github.com/culvert-tunnel/culvert/internal/server/certs"
-	"github.com/culvert-tunnel/culvert/internal/server/store"
 )
 
 func open(dir string) (*Server, error) {
@@ -43,9 +42,6 @@ func TestDamagedFilesAreKept(t *testing.T) {
 		file, text string
 		want       error
 	}{
-		{"tokens.json", "damaged", store.ErrBadTokens},
-		{"tokens.json", "", store.ErrBadTokens},
-		{"tokens.json", `{"id": "x"}`, store.ErrBadTokens},
 		{"ca-key.pem", "damaged", certs.ErrBadCA},
 		{"ca-key.pem", "", certs.ErrBadCA},
 	} {
@@ -74,7 +70,9 @@ func TestWrongConfiguration(t *testing.T) {
 	for name, cfg := range map[string]Config{
 		"domain":      {Domain: "a b"},
 		"port":        {Domain: "example.com:80"},
-		"certificate": {CertFile: "missing.pem", KeyFile: "missing.key"},
+		"certificate": {Certs: []certs.Pair{{Cert: "missing.pem", Key: "missing.key"}}},
+		"acme":        {ACME: certs.ACME{Email: "ops@example.com", CA: "http://insecure"}},
+		"terms":       {ACME: certs.ACME{CA: "letsencrypt"}},
 	} {
 		cfg.DataDir, cfg.Logger = t.TempDir(), slog.New(slog.DiscardHandler)
 		if _, err := New(cfg); !errors.Is(err, ErrConfig) {

@@ -5,6 +5,7 @@ import (
 	"go/parser"
 	"go/token"
 	"io/fs"
+	"os/exec"
 	"path/filepath"
 	"slices"
 	"strings"
@@ -16,35 +17,75 @@ const module = "github.com/culvert-tunnel/culvert"
 // table says which of our packages each of our packages may import. A change of
 // structure changes it in the same commit.
 var table = map[string][]string{
+	".":                                {"internal/agent", "internal/config", "internal/endpoint", "internal/link", "internal/tunnel", "internal/version"},
 	"cmd/culvert":                      {"internal/cli"},
-	"internal/cli":                     {"internal/agent", "internal/config", "internal/endpoint", "internal/link", "internal/server", "internal/server/admin", "internal/server/certs", "internal/server/registry", "internal/tunnel", "internal/version"},
+	"internal/cli":                     {"internal/agent", "internal/agent/acme", "internal/agent/api", "internal/agent/inspect", "internal/agent/screen", "internal/config", "internal/doctor", "internal/endpoint", "internal/link", "internal/server", "internal/server/admin", "internal/server/certs", "internal/server/registry", "internal/socket", "internal/tunnel", "internal/version"},
 	"internal/config":                  {},
 	"internal/version":                 {},
+	"internal/doctor":                  {"internal/agent", "internal/endpoint", "internal/link", "internal/tunnel"},
+	"internal/datagram":                {"internal/nonblock"},
 	"internal/endpoint":                {},
-	"internal/splice":                  {},
+	"internal/nonblock":                {},
+	"internal/splice":                  {"internal/nonblock"},
 	"internal/tally":                   {},
 	"internal/tunnel":                  {"internal/endpoint"},
-	"internal/link":                    {"internal/tunnel", "yamux"},
-	"internal/agent":                   {"internal/endpoint", "internal/link", "internal/splice", "internal/tally", "internal/tunnel"},
-	"internal/server":                  {"internal/endpoint", "internal/server/admin", "internal/server/auth", "internal/server/certs", "internal/server/control", "internal/server/edge", "internal/server/registry", "internal/server/store", "internal/tunnel"},
-	"internal/server/admin":            {"internal/server/auth", "internal/server/store", "internal/tunnel"},
+	"internal/link":                    {"internal/link/resume", "internal/nonblock", "internal/tally", "internal/tunnel", "yamux"},
+	"internal/link/linktest":           {},
+	"internal/link/resume":             {},
+	"internal/agent":                   {"internal/agent/files", "internal/datagram", "internal/endpoint", "internal/link", "internal/splice", "internal/tally", "internal/tunnel"},
+	"internal/agent/api":               {"internal/agent", "internal/agent/inspect", "web"},
+	"internal/agent/acme":              {"internal/agent"},
+	"internal/agent/files":             {},
+	"internal/agent/inspect":           {"internal/splice"},
+	"internal/agent/screen":            {"internal/agent", "internal/agent/inspect"},
+	"internal/server":                  {"internal/endpoint", "internal/server/admin", "internal/server/auth", "internal/server/certs", "internal/server/control", "internal/server/edge", "internal/server/peer", "internal/server/registry", "internal/server/store", "internal/socket", "internal/tunnel"},
+	"internal/server/admin":            {"internal/endpoint", "internal/server/auth", "internal/server/store", "internal/tunnel"},
 	"internal/server/auth":             {"internal/endpoint", "internal/server/store", "internal/tunnel"},
-	"internal/server/certs":            {"internal/link", "internal/server/store", "internal/tunnel"},
-	"internal/server/control":          {"internal/endpoint", "internal/link", "internal/server/auth", "internal/server/registry", "internal/server/session", "internal/tunnel"},
-	"internal/server/edge":             {"internal/endpoint", "internal/link", "internal/server/certs", "internal/server/edge/clienthello", "internal/server/registry", "internal/splice", "internal/tally", "internal/tunnel"},
+	"internal/server/certs":            {"internal/endpoint", "internal/link", "internal/server/store", "internal/server/zaplog", "internal/tunnel"},
+	"internal/server/control":          {"internal/endpoint", "internal/link", "internal/server/auth", "internal/server/limit", "internal/server/registry", "internal/server/session", "internal/tunnel"},
+	"internal/server/edge":             {"internal/datagram", "internal/endpoint", "internal/link", "internal/nonblock", "internal/server/certs", "internal/server/edge/clienthello", "internal/server/edge/compress", "internal/server/edge/http1", "internal/server/edge/http2", "internal/server/edge/http3", "internal/server/limit", "internal/server/registry", "internal/splice", "internal/tally", "internal/tunnel"},
 	"internal/server/edge/clienthello": {"internal/endpoint"},
-	"internal/server/registry":         {"internal/endpoint", "internal/tunnel"},
-	"internal/server/session":          {"internal/endpoint", "internal/link", "internal/server/registry", "internal/tunnel"},
-	"internal/server/store":            {"internal/tunnel"},
+	"internal/server/edge/compress":    {},
+	"internal/server/edge/http1":       {},
+	"internal/server/edge/http2":       {"internal/server/edge/http1", "internal/splice"},
+	"internal/server/edge/http3":       {"internal/link", "internal/tunnel"},
+	"internal/server/limit":            {"internal/endpoint", "internal/splice"},
+	"internal/server/peer":             {"internal/endpoint", "internal/link", "internal/server/registry", "internal/server/session", "internal/server/store", "internal/splice", "internal/tally", "internal/tunnel"},
+	"internal/server/registry":         {"internal/endpoint", "internal/server/limit", "internal/server/store", "internal/tunnel"},
+	"internal/server/session":          {"internal/endpoint", "internal/link", "internal/server/limit", "internal/server/registry", "internal/splice", "internal/tunnel"},
+	"internal/server/store":            {"internal/server/zaplog", "internal/socket", "internal/tunnel"},
+	"internal/server/store/storetest":  {"internal/server/store", "test/harness"},
+	"internal/server/zaplog":           {},
+	"internal/socket":                  {},
 	"internal/structure":               {},
-	"yamux":                            {},
+	"web":                              {},
+	"yamux":                            {"internal/nonblock"},
 }
 
-// only says which package alone may import a library.
-var only = map[string]string{
-	"github.com/goccy/go-yaml": "internal/config",
-	"github.com/spf13/cobra":   "internal/cli",
-	"golang.org/x/crypto":      "internal/server/edge/clienthello",
+// only says which packages alone may import a library.
+var only = map[string][]string{
+	"charm.land":                          {"internal/agent/screen"},
+	"github.com/BurntSushi/toml":          {"internal/config"},
+	"github.com/coder/websocket":          {"internal/link"},
+	"github.com/caddyserver/certmagic":    {"internal/server/certs", "internal/agent/acme"},
+	"github.com/charmbracelet/x":          {"internal/agent/screen"},
+	"github.com/coreos/go-systemd":        {"internal/cli"},
+	"github.com/danielgtaylor/huma":       {"internal/server/admin"},
+	"github.com/goccy/go-yaml":            {"internal/config"},
+	"github.com/kardianos/service":        {"internal/cli"},
+	"github.com/libdns/libdns":            {"internal/server/certs"},
+	"github.com/mholt/acmez":              {"internal/server/certs"},
+	"github.com/miekg/dns":                {"internal/server/certs"},
+	"github.com/prometheus/client_golang": {"internal/agent/api", "internal/server/admin"},
+	"github.com/quic-go/quic-go":          {"internal/link", "internal/server/edge/http3"},
+	"github.com/spf13/cobra":              {"internal/cli"},
+	"go.etcd.io":                          {"internal/server/store"},
+	"go.uber.org/zap":                     {"internal/server/certs", "internal/server/store", "internal/server/zaplog", "internal/agent/acme"},
+	"golang.org/x/crypto/cryptobyte":      {"internal/server/edge/clienthello"},
+	"golang.org/x/net/http/httpproxy":     {"internal/config"},
+	"golang.org/x/net/proxy":              {"internal/link"},
+	"golang.org/x/crypto/ocsp":            {"internal/server/certs"},
+	"rsc.io/qr":                           {"internal/agent/screen"},
 }
 
 func TestImports(t *testing.T) {
@@ -54,6 +95,30 @@ func TestImports(t *testing.T) {
 	}
 	for _, fault := range judge(list) {
 		t.Error(fault)
+	}
+}
+
+// TestSDKIsLean: a program that embeds the SDK links neither etcd nor ACME, nor anything
+// of the server.
+func TestSDKIsLean(t *testing.T) {
+	packages(t) // so that a cached result is not one of other files
+	out, err := exec.CommandContext(t.Context(), "go", "list", "-deps", module).Output()
+	if err != nil {
+		t.Fatal(err)
+	}
+	deps := strings.Fields(string(out))
+	if !slices.Contains(deps, module+"/internal/agent") {
+		t.Fatalf("the SDK imports no agent: %d packages", len(deps))
+	}
+	for _, d := range deps {
+		for _, heavy := range []string{
+			module + "/internal/server", module + "/internal/cli", "go.etcd.io/", "github.com/caddyserver/certmagic",
+			"github.com/mholt/acmez", "golang.org/x/crypto/acme", "google.golang.org/grpc", "github.com/spf13/cobra",
+		} {
+			if strings.HasPrefix(d, heavy) {
+				t.Errorf("the SDK links %s", d)
+			}
+		}
 	}
 }
 
@@ -68,7 +133,7 @@ func packages(t *testing.T) string {
 		switch name := d.Name(); {
 		case err != nil:
 			return err
-		case d.IsDir() && path != root && (strings.HasPrefix(name, ".") || name == "testdata" || name == "tools" || name == "bin"):
+		case d.IsDir() && path != root && (strings.HasPrefix(name, ".") || name == "testdata" || name == "node_modules" || name == "tools" || name == "bin"):
 			return filepath.SkipDir
 		case d.IsDir() || !strings.HasSuffix(name, ".go") || strings.HasSuffix(name, "_test.go"):
 			return nil
@@ -111,9 +176,9 @@ func judge(list string) []string {
 			if isOurs && !slices.Contains(allowed, ours) {
 				faults = append(faults, pkg+" must not import "+ours)
 			}
-			for library, owner := range only {
-				if strings.HasPrefix(imported, library) && pkg != owner {
-					faults = append(faults, pkg+" imports "+imported+", which only "+owner+" may")
+			for library, owners := range only {
+				if strings.HasPrefix(imported, library) && !slices.Contains(owners, pkg) {
+					faults = append(faults, pkg+" imports "+imported+", which only "+strings.Join(owners, " and ")+" may")
 				}
 			}
 		}

@@ -4,6 +4,8 @@ import (
 	"os"
 	"os/exec"
 	"path/filepath"
+	"regexp"
+	"strconv"
 	"strings"
 	"syscall"
 	"testing"
@@ -14,30 +16,36 @@ import (
 // end. Only what can't be so here is put in its place: the server's address, the token,
 // ports.
 func TestDocumentedCommands(t *testing.T) {
-	n := startServer(t, "--domain", "tunnel.example.com")
+	n := startServer(t, "--domain", "tunnel.example.com", "--peer", "127.0.0.1:0")
 	home := t.TempDir()
-	var file string
+	files := make(map[string]string) // that the documents show, by name
+	shownFile := regexp.MustCompile(`^# ([a-z.-]+\.(?:yml|toml))$`)
 	var commands []string
-	for _, path := range []string{"../../README.md", "../../docs/operations.md", "../../docs/protocol.md"} {
+	guides, err := filepath.Glob("../../docs/guide/*.md")
+	check(t, err)
+	for _, path := range append([]string{"../../README.md", "../../docs/operations.md", "../../docs/cluster.md", "../../docs/protocol.md"}, guides...) {
 		b, err := os.ReadFile(path)
 		check(t, err)
-		kind := ""
+		kind, name := "", ""
 		for line := range strings.Lines(string(b)) {
 			mark, fence := strings.CutPrefix(strings.TrimSpace(line), "```")
 			command, shown := strings.CutPrefix(line, "$ ")
 			switch {
 			case fence:
-				kind = mark
+				kind, name = mark, ""
 			case kind == "console" && shown:
 				command, _, _ = strings.Cut(command, "  #")
 				commands = append(commands, strings.TrimSpace(command))
-			case kind == "yaml" && (file != "" || strings.HasPrefix(line, "# culvert.yml")) && path == "../../README.md":
-				file += line
+			case name != "":
+				files[name] += line
+			case (kind == "yaml" || kind == "toml") && shownFile.MatchString(strings.TrimSpace(line)):
+				name = shownFile.FindStringSubmatch(strings.TrimSpace(line))[1]
+				files[name] = line
 			}
 		}
 	}
-	if len(commands) < 10 || file == "" {
-		t.Fatalf("found only %q and %q", commands, file)
+	if len(commands) < 20 || len(files) < 5 || len(guides) < 5 {
+		t.Fatalf("found only %q and %q", commands, files)
 	}
 	ports := ""
 	for i, a := range n.args {
@@ -46,8 +54,14 @@ func TestDocumentedCommands(t *testing.T) {
 		}
 	}
 	first, _, _ := strings.Cut(ports, "-")
-	file = strings.NewReplacer("server: tunnel.example.com", "server: "+n.https, "20022", first).Replace(file)
-	check(t, os.WriteFile(filepath.Join(home, "culvert.yml"), []byte(file), 0o600))
+	second, err := strconv.Atoi(first)
+	check(t, err)
+	here := strings.NewReplacer("server: tunnel.example.com", "server: "+n.https, "--server tunnel.example.com", "--server "+n.https,
+		"https://etcd.example.com:2379", runEtcd(t), "--join 10.0.0.1:7443", "--join "+n.peerAddress(), "10.0.0.1:7443", "127.0.0.1:0", "10.0.0.2:7443", "127.0.0.1:0", "20022", first, "20432", strconv.Itoa(second+1))
+	check(t, os.Mkdir(filepath.Join(home, "public"), 0o755))
+	for name, text := range files {
+		check(t, os.WriteFile(filepath.Join(home, name), []byte(here.Replace(text)), 0o600))
+	}
 
 	dir := t.TempDir()
 	env := func(command string) []string {
@@ -55,12 +69,18 @@ func TestDocumentedCommands(t *testing.T) {
 		if strings.Contains(command, "culvert server") {
 			env = []string{"CULVERT_HTTP=127.0.0.1:0", "CULVERT_HTTPS=127.0.0.1:0", "CULVERT_ADMIN=127.0.0.1:0", "CULVERT_DATA=" + filepath.Join(dir, "new")}
 		}
+		if strings.Contains(command, "--join") {
+			env = append(env, "CULVERT_DATA="+filepath.Join(dir, "joined"))
+		}
+		if strings.Contains(command, "--acme") {
+			env = append(env, "CULVERT_ACME_CA_ROOT="+filepath.Join(n.data, "ca.pem")) // no CA shows what this trusts: nobody is bothered
+		}
 		return env
 	}
 	id := strings.Split(n.token, "_")[1]
 	for _, command := range commands {
 		t.Run(command, func(t *testing.T) {
-			run := strings.NewReplacer("cvt_…", n.token, "--server tunnel.example.com", "--server "+n.https, "revoke ID", "revoke "+id).Replace(command)
+			run := strings.NewReplacer("cvt_…", n.token, "revoke ID", "revoke "+id, "--token ID", "--token "+id).Replace(here.Replace(command))
 			if strings.Contains(run, "token revoke") {
 				run = strings.Replace(run, id, madeToken(t, n), 1) // the others need theirs
 			}
@@ -68,7 +88,7 @@ func TestDocumentedCommands(t *testing.T) {
 			switch {
 			case strings.Contains(command, "culvert server"):
 				p.wait(0, "server ready", msg("server ready"))
-			case strings.Contains(command, "culvert http"), strings.Contains(command, "culvert tcp"), strings.Contains(command, "culvert tls"), strings.Contains(command, "culvert start"):
+			case strings.Contains(command, "culvert http"), strings.Contains(command, "culvert tcp"), strings.Contains(command, "culvert tls"), strings.Contains(command, "culvert udp"), strings.Contains(command, "culvert file"), strings.Contains(command, "culvert start"):
 				p.wait(0, "endpoint online", online)
 			default:
 				if code := p.exit(); code != 0 {

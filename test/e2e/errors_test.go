@@ -4,6 +4,8 @@ import (
 	"io"
 	"net"
 	"net/http"
+	"os"
+	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
@@ -49,7 +51,7 @@ func TestVisitorErrors(t *testing.T) {
 // while the agent is killed.
 func TestVisitorsWaitForTheirAgent(t *testing.T) {
 	up := newUpstream(t)
-	n := startServer(t, "--grace", "60s")
+	n := startServer(t, "--grace", "60s", "--resume-window", "1s")
 	home := t.TempDir()
 	agent := n.agent(home, "http", up.port(), "--name", "app")
 	l, _ := agent.wait(0, "online", online)
@@ -139,4 +141,23 @@ func dead(t *testing.T) string {
 	check(t, err)
 	defer l.Close()
 	return l.Addr().String()
+}
+
+// TestErrorPages: an operator's own pages, which are judged at the start.
+func TestErrorPages(t *testing.T) {
+	dir := t.TempDir()
+	check(t, os.WriteFile(filepath.Join(dir, "404.html"), []byte("<p>ours: {{.Code}} {{.RequestID}}"), 0o600))
+	n := startServer(t, "--error-pages", dir)
+	if got := n.curlPlain("http://" + n.http); strings.Contains(got, "ours") {
+		t.Errorf("a program got a page: %s", got)
+	}
+	out := n.curl("-H", "Accept: text/html", "-H", "X-Request-Id: me", "https://nobody.localhost"+n.https[strings.LastIndex(n.https, ":"):])
+	if out != "<p>ours: endpoint_not_found me" {
+		t.Errorf("got %q", out)
+	}
+	check(t, os.WriteFile(filepath.Join(dir, "503.html"), []byte("{{.Nonsense}}"), 0o600))
+	p := start(t, t.TempDir(), nil, "server", "--data", filepath.Join(t.TempDir(), "d"), "--error-pages", dir)
+	if code := p.exit(); code != 2 || !strings.Contains(p.errors(), "503.html") {
+		t.Errorf("exit code %d: %s", code, p.errors())
+	}
 }

@@ -375,9 +375,10 @@ func testBrokenAnswers(t *testing.T, n *node, url string) {
 			}
 		}
 	}
-	for path, version := range map[string]string{"/unasked": "--http1.1", "/nothing": "--http2"} {
+	for path, code := range map[string]string{"/unasked": "upstream_protocol", "/nothing": "upstream_closed"} {
+		version := map[string]string{"/unasked": "--http1.1", "/nothing": "--http2"}[path]
 		got := n.curl(version, "-i", url+path, "-H", "Connection: Upgrade", "-H", "Upgrade: h2c")
-		if !strings.Contains(got, " 502 ") || strings.Contains(got, "secret") || !strings.Contains(got, "upstream_closed") {
+		if !strings.Contains(got, " 502 ") || strings.Contains(got, "secret") || !strings.Contains(got, code) {
 			t.Errorf("%s: %s", path, got)
 		}
 	}

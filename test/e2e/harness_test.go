@@ -3,15 +3,9 @@
 package e2e
 
 import (
-	"bufio"
-	"bytes"
 	"context"
 	"crypto/tls"
 	"crypto/x509"
-	"encoding/json"
-	"errors"
-	"fmt"
-	"io"
 	"net"
 	"net/http"
 	"os"
@@ -19,32 +13,15 @@ import (
 	"path/filepath"
 	"strings"
 	"sync"
-	"sync/atomic"
-	"syscall"
 	"testing"
 	"time"
+
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 var binary string
 
-func TestMain(m *testing.M) {
-	dir, err := os.MkdirTemp("", "culvert-e2e-")
-	if err != nil {
-		panic(err)
-	}
-	binary = filepath.Join(dir, "culvert")
-	args := []string{"build", "-o", binary}
-	if os.Getenv("CULVERT_TEST_RACE") != "" {
-		args = append(args, "-race") // what the processes race on shows in their exit codes and on stderr
-	}
-	out, err := exec.Command("go", append(args, "../../cmd/culvert")...).CombinedOutput()
-	if err != nil {
-		panic(fmt.Sprintf("build culvert: %v\n%s", err, out))
-	}
-	code := m.Run()
-	_ = os.RemoveAll(dir)
-	os.Exit(code)
-}
+func TestMain(m *testing.M) { harness.Main(m, &binary) }
 
 // patience bounds every wait for something that must happen.
 const patience = 20 * time.Second
@@ -56,16 +33,9 @@ func (l logLine) str(key string) string { s, _ := l[key].(string); return s }
 
 // process is a running culvert.
 type process struct {
-	t    *testing.T
-	cmd  *exec.Cmd
-	done chan struct{} // closed when it has ended
-	code int           // after done
-
-	mu      sync.Mutex
-	stdout  bytes.Buffer
-	stderr  bytes.Buffer
-	lines   []logLine
-	changed chan struct{}
+	*harness.Process
+	t   *testing.T
+	cmd *exec.Cmd
 }
 
 // start runs culvert with args in an environment of its own below home.
@@ -82,111 +52,34 @@ func startShell(t *testing.T, home string, env []string, line string) *process {
 	return startCommand(t, home, env, cmd)
 }
 
+// transportVariable has agents come by a transport; the only variable that they inherit.
+const transportVariable = "CULVERT_TRANSPORT"
+
 func startCommand(t *testing.T, home string, env []string, cmd *exec.Cmd) *process {
 	t.Helper()
-	p := &process{t: t, cmd: cmd, done: make(chan struct{}), changed: make(chan struct{})}
-	p.cmd.Env = append([]string{"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH"), "CULVERT_LOG_FORMAT=json"}, env...)
-	stdout, err := p.cmd.StdoutPipe()
-	check(t, err)
-	stderr, err := p.cmd.StderrPipe()
-	check(t, err)
-	check(t, p.cmd.Start())
-	var readers sync.WaitGroup
-	readers.Go(func() { p.read(stdout, &p.stdout) })
-	readers.Go(func() { p.read(stderr, &p.stderr) })
-	go func() {
-		readers.Wait()
-		err := p.cmd.Wait()
-		if exit, ok := errors.AsType[*exec.ExitError](err); ok {
-			p.code = exit.ExitCode()
-		}
-		close(p.done)
-	}()
-	t.Cleanup(func() {
-		_ = p.cmd.Process.Kill()
-		<-p.done
-		if s := p.errors(); strings.Contains(s, "DATA RACE") || strings.Contains(s, "panic:") {
-			t.Errorf("%v\n%s", cmd, s)
-		}
-		if t.Failed() {
-			t.Logf("%v\n%s%s", cmd, p.out(), p.errors())
-		}
-	})
-	return p
-}
-
-func (p *process) read(r io.Reader, into *bytes.Buffer) {
-	s := bufio.NewScanner(r)
-	s.Buffer(nil, 1<<20)
-	for s.Scan() {
-		var l logLine
-		parsed := json.Unmarshal(s.Bytes(), &l) == nil
-		p.mu.Lock()
-		into.Write(s.Bytes())
-		into.WriteByte('\n')
-		if parsed {
-			p.lines = append(p.lines, l)
-		}
-		close(p.changed)
-		p.changed = make(chan struct{})
-		p.mu.Unlock()
+	if by := os.Getenv(transportVariable); by != "" {
+		env = append([]string{transportVariable + "=" + by}, env...)
+	}
+	return &process{
+		harness.Start(t, patience, cmd, append([]string{
+			"HOME=" + home, "PATH=" + filepath.Dir(binary) + ":" + os.Getenv("PATH"), "CULVERT_LOG_FORMAT=json",
+		}, env...)...), t, cmd,
 	}
 }
 
-func (p *process) out() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.stdout.String()
-}
-
-func (p *process) errors() string {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	return p.stderr.String()
-}
+func (p *process) out() string    { return p.Stdout() }
+func (p *process) errors() string { return p.Stderr() }
 
 // count returns how many log lines fit.
 func (p *process) count(fits func(logLine) bool) int {
-	p.mu.Lock()
-	defer p.mu.Unlock()
-	n := 0
-	for _, l := range p.lines {
-		if fits(l) {
-			n++
-		}
-	}
-	return n
+	return p.Count(func(l map[string]any) bool { return fits(l) })
 }
 
 // wait waits for a log line that fits, from line number `from` on, and returns it
 // and the number of the one after it.
 func (p *process) wait(from int, what string, fits func(logLine) bool) (logLine, int) {
 	p.t.Helper()
-	timeout := time.NewTimer(patience)
-	defer timeout.Stop()
-	ended := false
-	for {
-		p.mu.Lock()
-		changed := p.changed
-		for i := from; i < len(p.lines); i++ {
-			if fits(p.lines[i]) {
-				l := p.lines[i]
-				p.mu.Unlock()
-				return l, i + 1
-			}
-		}
-		p.mu.Unlock()
-		if ended {
-			p.t.Fatalf("process ended with %d without: %s", p.code, what)
-		}
-		select {
-		case <-changed:
-		case <-p.done:
-			ended = true
-		case <-timeout.C:
-			p.t.Fatalf("no log line in time: %s", what)
-		}
-	}
+	return p.Line(from, what, func(l map[string]any) bool { return fits(l) })
 }
 
 func msg(m string) func(logLine) bool {
@@ -194,43 +87,14 @@ func msg(m string) func(logLine) bool {
 }
 
 // waitOut waits until stdout holds s.
-func (p *process) waitOut(s string) {
-	p.t.Helper()
-	timeout := time.NewTimer(patience)
-	defer timeout.Stop()
-	for {
-		p.mu.Lock()
-		changed, has := p.changed, strings.Contains(p.stdout.String(), s)
-		p.mu.Unlock()
-		if has {
-			return
-		}
-		select {
-		case <-changed:
-		case <-timeout.C:
-			p.t.Fatalf("%q not printed in time", s)
-		}
-	}
-}
+func (p *process) waitOut(s string) { p.t.Helper(); p.Prints(s) }
 
-func (p *process) signal(s os.Signal) { _ = p.cmd.Process.Signal(s) }
+func (p *process) signal(s os.Signal) { p.Signal(s) }
 
-func (p *process) kill() {
-	p.signal(syscall.SIGKILL)
-	<-p.done
-}
+func (p *process) kill() { p.Kill() }
 
 // exit waits for the end and returns the exit code.
-func (p *process) exit() int {
-	p.t.Helper()
-	select {
-	case <-p.done:
-		return p.code
-	case <-time.After(patience):
-		p.t.Fatal("process did not end in time")
-		return -1
-	}
-}
+func (p *process) exit() int { p.t.Helper(); return p.Exit() }
 
 // node is a running server.
 type node struct {
@@ -238,23 +102,27 @@ type node struct {
 	home, data  string
 	http, https string // addresses
 	token       string
-	args        []string
+	args, env   []string
 }
-
-// Each server of the run gets 50 ports for tcp endpoints, below the ephemeral ones.
-var nextPorts atomic.Int64
 
 // startServer runs a server on free ports.
 func startServer(t *testing.T, extra ...string) *node {
 	t.Helper()
-	n := &node{home: t.TempDir()}
+	return startServerIn(t, nil, extra...)
+}
+
+// startServerIn runs one in an environment.
+func startServerIn(t *testing.T, env []string, extra ...string) *node {
+	t.Helper()
+	n := &node{home: t.TempDir(), env: env}
 	n.data = filepath.Join(n.home, "da ta")
-	first := 20000 + (int64(os.Getpid())*50+nextPorts.Add(50))%12000
+	ports := harness.Ports(50)
 	n.args = append([]string{
 		"server", "--domain", "localhost", "--http", "127.0.0.1:0", "--https", "127.0.0.1:0", "--admin", "127.0.0.1:0",
-		"--tcp-host", "127.0.0.1", "--tcp-ports", fmt.Sprintf("%d-%d", first, first+49), "--data", n.data, "--log-level", "debug",
+		"--tcp-host", "127.0.0.1", "--tcp-ports", ports,
+		"--udp-ports", ports, "--data", n.data, "--log-level", "debug",
 	}, extra...)
-	n.process = start(t, n.home, nil, n.args...)
+	n.process = start(t, n.home, n.env, n.args...)
 	n.ready()
 	n.waitOut("The token is not shown again")
 	for f := range strings.FieldsSeq(n.out()) {
@@ -268,7 +136,22 @@ func startServer(t *testing.T, extra ...string) *node {
 func (n *node) ready() {
 	n.t.Helper()
 	l, _ := n.wait(0, "server ready", msg("server ready"))
-	n.http, n.https = l.str("http"), l.str("https")
+	plain, secure := l.str("http"), l.str("https")
+	if n.http != plain || n.https != secure { // visitors may be reading them while a successor comes
+		n.http, n.https = plain, secure
+	}
+}
+
+// cli runs a command of the server's user to its end.
+func (n *node) cli(args ...string) string {
+	n.t.Helper()
+	cmd := exec.CommandContext(n.t.Context(), binary, args...)
+	cmd.Env = []string{"HOME=" + n.home}
+	out, err := cmd.CombinedOutput()
+	if err != nil {
+		n.t.Fatalf("culvert %v: %v\n%s", args, err, out)
+	}
+	return string(out)
 }
 
 // restart runs the server again on the same addresses and data.
@@ -283,7 +166,7 @@ func (n *node) restart() {
 			args[i+1] = n.https
 		}
 	}
-	n.process = start(n.t, n.home, nil, args...)
+	n.process = start(n.t, n.home, n.env, args...)
 	n.ready()
 }
 
@@ -382,26 +265,12 @@ func dial(t *testing.T, address string) *net.TCPConn {
 	return c.(*net.TCPConn)
 }
 
-func check(t *testing.T, err error) {
-	t.Helper()
-	if err != nil {
-		t.Fatal(err)
-	}
-}
+func check(t *testing.T, err error) { t.Helper(); harness.Check(t, err) }
 
 // eventually polls until ok, for what shows no event.
 func eventually(t *testing.T, what string, ok func() bool) {
 	t.Helper()
-	tick := time.NewTicker(20 * time.Millisecond)
-	defer tick.Stop()
-	timeout := time.After(patience)
-	for !ok() {
-		select {
-		case <-tick.C:
-		case <-timeout:
-			t.Fatalf("not in time: %s", what)
-		}
-	}
+	harness.Eventually(t, what, ok)
 }
 
 // curlPlain runs curl without a CA.

@@ -367,9 +367,15 @@ func TestHTTPGibibyte(t *testing.T) {
 // peakMemory is the most memory a process has held, in bytes.
 func peakMemory(t *testing.T, pid int) int64 {
 	t.Helper()
+	return memory(t, pid, "VmHWM:")
+}
+
+// memory reads a line of proc(5)'s status, in bytes.
+func memory(t *testing.T, pid int, line string) int64 {
+	t.Helper()
 	b, err := os.ReadFile(filepath.Join("/proc", strconv.Itoa(pid), "status"))
 	check(t, err)
-	_, rest, _ := strings.Cut(string(b), "VmHWM:")
+	_, rest, _ := strings.Cut(string(b), line)
 	kib, err := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
 	check(t, err)
 	return kib << 10

@@ -38,13 +38,13 @@ func TestNothingIsLeft(t *testing.T) {
 
 	urls := make(map[string]string)
 	online := make(chan [2]string, 2)
-	web, err := agent.ParseUpstream(up.port(), nil)
+	web, err := agent.ParseUpstream(up.port(), agent.UpstreamTLS{})
 	check(t, err)
-	echo, err := agent.ParseUpstream(raw, nil)
+	echo, err := agent.ParseUpstream(raw, agent.UpstreamTLS{})
 	check(t, err)
 	newAgent := func(generation uint64) *agent.Agent {
 		return agent.New(agent.Config{
-			Server: r.HTTPS.String(), Token: *r.Token, ID: "agent", Generation: generation, Drain: 100 * time.Millisecond, Logger: log,
+			Servers: []string{r.HTTPS.String()}, Token: *r.Token, ID: "agent", Generation: generation, Drain: 100 * time.Millisecond, Logger: log,
 			Endpoints: []agent.Endpoint{
 				{Spec: endpoint.Spec{Kind: endpoint.HTTP, Name: "web", Label: "app"}, Upstream: web},
 				{Spec: endpoint.Spec{Kind: endpoint.TCP, Name: "raw"}, Upstream: echo},

@@ -5,8 +5,10 @@ package script
 import (
 	"context"
 	"errors"
+	"flag"
 	"os"
 	"os/exec"
+	"path/filepath"
 	"regexp"
 	"strconv"
 	"strings"
@@ -50,9 +52,13 @@ func exits(ts *testscript.TestScript, _ bool, args []string) {
 	}
 }
 
-// TestHelp: each command says what it does, with an example.
+var update = flag.Bool("update", false, "rewrite the golden files in testdata/help")
+
+// TestHelp: each command says what it does, with an example, and in the words of its
+// golden file.
 func TestHelp(t *testing.T) {
 	commands := []string{""}
+	left := make(map[string]bool)
 	for len(commands) > 0 {
 		args := strings.Fields(commands[0])
 		commands = commands[1:]
@@ -64,6 +70,10 @@ func TestHelp(t *testing.T) {
 		if code != 0 || !strings.Contains(out.String(), "Examples:\n  culvert ") {
 			t.Errorf("culvert %s has no example:\n%s", strings.Join(args, " "), out.String())
 		}
+		name := strings.Join(append([]string{"culvert"}, args...), "-") + ".txt"
+		// The data directory is that of root.
+		golden(t, filepath.Join("testdata", "help", name), strings.ReplaceAll(out.String(), "/nonexistent/.local/state/culvert/server", "/var/lib/culvert"))
+		left[name] = true
 		_, below, _ := strings.Cut(out.String(), "Available Commands:\n")
 		below, _, _ = strings.Cut(below, "\n\n")
 		for line := range strings.Lines(below) {
@@ -71,6 +81,28 @@ func TestHelp(t *testing.T) {
 				commands = append(commands, strings.Join(append(args, name), " "))
 			}
 		}
+	}
+	files, err := os.ReadDir(filepath.Join("testdata", "help"))
+	if err != nil {
+		t.Fatal(err)
+	}
+	for _, f := range files {
+		if !left[f.Name()] {
+			t.Errorf("%s is of no command", f.Name())
+		}
+	}
+}
+
+// golden holds text to a file.
+func golden(t *testing.T, path, text string) {
+	t.Helper()
+	if *update {
+		if err := os.WriteFile(path, []byte(text), 0o644); err != nil {
+			t.Fatal(err)
+		}
+	}
+	if want, err := os.ReadFile(path); err != nil || string(want) != text {
+		t.Errorf("%s is not what the command says (%v); if it should be, run go test ./test/script -update:\n%s", path, err, text)
 	}
 }
 
@@ -89,7 +121,11 @@ func TestDocuments(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	for _, path := range []string{"../../README.md", "../../docs/operations.md", "../../docs/protocol.md", "../../ARCHITECTURE.md", "../../CONTRIBUTING.md"} {
+	guides, err := filepath.Glob("../../docs/guide/*.md")
+	if err != nil || len(guides) < 5 {
+		t.Fatal(guides, err)
+	}
+	for _, path := range append(guides, "../../README.md", "../../docs/operations.md", "../../docs/protocol.md", "../../docs/sdk.md", "../../ARCHITECTURE.md", "../../CONTRIBUTING.md") {
 		b, err := os.ReadFile(path)
 		if err != nil {
 			t.Fatal(err)

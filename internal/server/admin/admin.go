@@ -1,16 +1,20 @@
-// Package admin is a node's own door: health for everyone who reaches the admin
-// address, administration for who may open the unix socket in the data directory.
+// Package admin is a node's own door: health and metrics for everyone who reaches the
+// admin address, administration for who has an admin token there, or may open the unix
+// socket in the data directory.
 package admin
 
 import (
-	"encoding/json"
-	"errors"
+	"context"
+	"io"
 	"net/http"
+	"strings"
 	"time"
+
+	"github.com/danielgtaylor/huma/v2"
+	"github.com/danielgtaylor/huma/v2/adapters/humago"
 
 	"github.com/culvert-tunnel/culvert/internal/server/auth"
 	"github.com/culvert-tunnel/culvert/internal/server/store"
-	"github.com/culvert-tunnel/culvert/internal/tunnel"
 )
 
 // SocketFile is the unix socket's name in the data directory.
@@ -18,14 +22,25 @@ const SocketFile = "admin.sock"
 
 // Config of the handlers. All fields must be set.
 type Config struct {
-	Tokens      *store.Tokens
+	Store       *store.Store
+	Domain      string // below which names without a dot are
 	Fingerprint func() string
-	Revoked     func(tokenID string) // ends the token's sessions
-	Ready       func() error
+	// JoinFingerprint is what tokens carry with which servers join; its error says why none can.
+	JoinFingerprint func() (string, error)
+	Ready           func() error
+	Status          func(context.Context) Status
+	Sessions        func() []Session
+	Metrics         http.Handler
+	// Backup writes what is to be kept of the state.
+	Backup func(context.Context, io.Writer) error
+	// Certificates lists the certificates that visitors are shown, but those of the
+	// node's own CA.
+	Certificates func() []Certificate
 }
 
-// Health answers /healthz and /readyz.
-func Health(cfg Config) http.Handler {
+// Public answers what the admin address offers: /healthz, /readyz and /metrics to all,
+// /api/v1 to who has an admin token.
+func Public(cfg Config) http.Handler {
 	mux := http.NewServeMux()
 	mux.HandleFunc("GET /healthz", func(w http.ResponseWriter, _ *http.Request) {
 		_, _ = w.Write([]byte("ok\n"))
@@ -37,89 +52,55 @@ func Health(cfg Config) http.Handler {
 		}
 		_, _ = w.Write([]byte("ok\n"))
 	})
-	return mux
-}
-
-// Token is a token as the API shows it. Secret is there once, after its creation.
-type Token struct {
-	ID      string    `json:"id"`
-	Label   string    `json:"label,omitempty"`
-	Allow   []string  `json:"allow,omitempty"`
-	Created time.Time `json:"created"`
-}
-
-// NewToken asks for a token.
-type NewToken struct {
-	Label string   `json:"label,omitempty"`
-	Allow []string `json:"allow,omitempty"`
-}
-
-// CreatedToken answers NewToken.
-type CreatedToken struct {
-	ID    string `json:"id"`
-	Token string `json:"token"` // whole; not to be had again
-}
-
-// Error is the body of an answer that is no success.
-type Error struct {
-	Code    string `json:"code"`
-	Message string `json:"message"`
-}
-
-// API answers what the unix socket offers: /api/v1/tokens.
-func API(cfg Config) http.Handler {
-	mux := http.NewServeMux()
-	mux.HandleFunc("GET /api/v1/tokens", func(w http.ResponseWriter, _ *http.Request) {
-		list := []Token{}
-		for _, t := range cfg.Tokens.List() {
-			list = append(list, Token{ID: t.ID, Label: t.Label, Allow: t.Allow, Created: t.Created})
-		}
-		answer(w, http.StatusOK, list)
-	})
-	mux.HandleFunc("POST /api/v1/tokens", cfg.createToken)
-	mux.HandleFunc("DELETE /api/v1/tokens/{id}", func(w http.ResponseWriter, r *http.Request) {
-		id := r.PathValue("id")
-		switch err := cfg.Tokens.Revoke(id); {
-		case errors.Is(err, store.ErrNoToken):
-			answer(w, http.StatusNotFound, Error{"token_not_found", "there is no token " + tunnel.Clean(id)})
-		case err != nil:
-			answer(w, http.StatusInternalServerError, Error{"internal", err.Error()})
-		default:
-			cfg.Revoked(id)
-			w.WriteHeader(http.StatusNoContent)
-		}
-	})
-	return mux
-}
-
-func (cfg Config) createToken(w http.ResponseWriter, r *http.Request) {
-	var in NewToken
-	d := json.NewDecoder(http.MaxBytesReader(w, r.Body, 64<<10))
-	d.DisallowUnknownFields()
-	if err := d.Decode(&in); err != nil {
-		answer(w, http.StatusBadRequest, Error{"bad_request", "the body is not a token request: " + err.Error()})
-		return
-	}
-	if len(in.Label) > 128 || tunnel.Clean(in.Label) != in.Label || len(in.Allow) > 100 {
-		answer(w, http.StatusBadRequest, Error{"bad_request", "the label has at most 128 bytes, all printable, and there are at most 100 rules"})
-		return
-	}
-	for _, rule := range in.Allow {
-		if err := auth.CheckRule(rule); err != nil {
-			answer(w, http.StatusBadRequest, Error{"bad_rule", err.Error()})
+	mux.Handle("GET /metrics", cfg.Metrics)
+	api := Private(cfg)
+	mux.HandleFunc("/api/v1/", func(w http.ResponseWriter, r *http.Request) {
+		credential, ok := strings.CutPrefix(r.Header.Get("Authorization"), "Bearer ")
+		if !ok || auth.Admin(cfg.Store, credential) != nil {
+			w.Header().Set("WWW-Authenticate", `Bearer realm="culvert"`)
+			refuse(w)
 			return
 		}
-	}
-	token, err := cfg.Tokens.Create(cfg.Fingerprint(), in.Label, in.Allow)
-	if err != nil {
-		answer(w, http.StatusInternalServerError, Error{"internal", err.Error()})
-		return
-	}
-	answer(w, http.StatusCreated, CreatedToken{ID: token.ID, Token: token.Reveal()})
+		api.ServeHTTP(w, r)
+	})
+	return mux
 }
 
-func answer(w http.ResponseWriter, status int, body any) {
-	w.Header().Set("Content-Type", "application/json")
-	w.WriteHeader(status)
-	_ = json.NewEncoder(w).Encode(body)
+// Private answers /api/v1 to whoever comes: for the unix socket.
+func Private(cfg Config) http.Handler {
+	mux := http.NewServeMux()
+	_ = newAPI(mux, cfg)
+	return mux
 }
+
+// Document is the API's description (OpenAPI 3.1), as JSON.
+func Document() ([]byte, error) {
+	return newAPI(http.NewServeMux(), Config{}).OpenAPI().MarshalJSON()
+}
+
+func newAPI(mux *http.ServeMux, cfg Config) huma.API {
+	c := huma.DefaultConfig("Culvert administration", "1")
+	c.Info.Description = "Administration of a Culvert server: on its admin address with a token made by `culvert token create --admin`, on the unix socket in its data directory without one."
+	c.OpenAPIPath, c.DocsPath, c.SchemasPath = "/api/v1/openapi", "", "" // a page of documentation would load scripts from elsewhere
+	c.CreateHooks = nil
+	c.Components.SecuritySchemes = map[string]*huma.SecurityScheme{"admin": {Type: "http", Scheme: "bearer"}}
+	c.Security = []map[string][]string{{"admin": {}}}
+	api := humago.New(mux, c)
+	cfg.addTokens(api)
+	cfg.addNames(api)
+	cfg.addViews(api)
+	cfg.addMembers(api)
+	cfg.addBackup(api)
+	return api
+}
+
+// operation is an operation of the API.
+func operation(id, method, path, summary string, status int) huma.Operation {
+	return huma.Operation{
+		OperationID: id, Method: method, Path: "/api/v1" + path, Summary: summary, DefaultStatus: status,
+		MaxBodyBytes: 64 << 10, BodyReadTimeout: 10 * time.Second,
+	}
+}
+
+// body is an answer.
+type body[T any] struct{ Body T }

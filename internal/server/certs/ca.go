@@ -7,7 +7,9 @@ import (
 	"crypto"
 	"crypto/ecdsa"
 	"crypto/elliptic"
+	"crypto/hkdf"
 	"crypto/rand"
+	"crypto/sha256"
 	"crypto/tls"
 	"crypto/x509"
 	"crypto/x509/pkix"
@@ -37,18 +39,19 @@ type CA struct {
 	Certificate *x509.Certificate
 	key         crypto.Signer
 	leafKey     *ecdsa.PrivateKey // one key for all leaves: making one costs more than signing
+	resetKey    [32]byte
 }
 
 // Files of the CA in the data directory. Both lie in one file with the key, so
-// that they can't part; CAFile holds the certificate alone, for handing out.
+// that they can't part (CABundle); CAFile holds the certificate alone, for handing out.
 const (
-	caBundle = "ca-key.pem"
+	CABundle = "ca-key.pem"
 	CAFile   = "ca.pem"
 )
 
 // OpenCA reads the CA in dir, or makes one.
 func OpenCA(dir string) (*CA, error) {
-	path := filepath.Join(dir, caBundle)
+	path := filepath.Join(dir, CABundle)
 	b, err := os.ReadFile(path)
 	if errors.Is(err, fs.ErrNotExist) {
 		if b, err = makeCA(); err == nil {
@@ -76,7 +79,39 @@ func OpenCA(dir string) (*CA, error) {
 			return nil, fmt.Errorf("write CA certificate: %w", err)
 		}
 	}
-	return &CA{Certificate: pair.Leaf, key: key, leafKey: leafKey}, nil
+	ca := &CA{Certificate: pair.Leaf, key: key, leafKey: leafKey}
+	secret, err := x509.MarshalPKCS8PrivateKey(key)
+	if err != nil {
+		return nil, fmt.Errorf("open CA: %w", err)
+	}
+	derived, err := hkdf.Key(sha256.New, secret, nil, "culvert QUIC stateless reset", len(ca.resetKey))
+	if err != nil {
+		return nil, fmt.Errorf("open CA: %w", err)
+	}
+	copy(ca.resetKey[:], derived)
+	return ca, nil
+}
+
+// ReadCA returns the file of the CA in dir, for a node that is to have the same.
+func ReadCA(dir string) ([]byte, error) { return os.ReadFile(filepath.Join(dir, CABundle)) }
+
+// ErrOtherCA says that there is a CA already, which agents trust.
+var ErrOtherCA = errors.New("the data directory has a CA of its own, which agents may trust: choose a new one")
+
+// AdoptCA makes another node's CA that of dir.
+func AdoptCA(dir string, bundle []byte) error {
+	switch have, err := ReadCA(dir); {
+	case err == nil && string(have) == string(bundle):
+		return nil
+	case err == nil:
+		return ErrOtherCA
+	case !errors.Is(err, fs.ErrNotExist):
+		return fmt.Errorf("adopt CA: %w", err)
+	}
+	if pair, err := tls.X509KeyPair(bundle, bundle); err != nil || !pair.Leaf.IsCA {
+		return fmt.Errorf("adopt CA: %w", ErrBadCA)
+	}
+	return store.WriteFile(filepath.Join(dir, CABundle), bundle)
 }
 
 // ErrBadCA says that the file of the CA holds something else. Nothing is put in its

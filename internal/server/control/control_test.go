@@ -47,7 +47,7 @@ func run(t *testing.T, f func(t *testing.T, b *bench)) {
 				return auth.Grant{TokenID: credential}, nil
 			},
 			Registry: b.names, URLs: func(n endpoint.Name, _ endpoint.Spec) []string { return []string{n.String()} },
-			Node: "n", MaxSessions: 10, MaxEndpoints: 2, MaxPending: 3, Logger: slog.New(slog.DiscardHandler),
+			Node: "n", Others: func() []string { return []string{"other:443"} }, MaxSessions: 10, MaxEndpoints: 2, MaxPending: 3, Logger: slog.New(slog.DiscardHandler),
 		})
 		f(t, b)
 		cancel()
@@ -95,7 +95,7 @@ func (b *bench) agent(h *tunnel.Hello) *peer {
 	b.t.Helper()
 	c := b.conn()
 	w := b.greet(c, h).GetWelcome()
-	if len(w.GetSessionId()) != 16 || w.GetNode() != "n" || w.GetHeartbeatMs() != 5000 || w.GetLimits().GetEndpoints() != 2 || len(w.GetLinkId()) != 16 || len(w.GetResumeKey()) != 0 {
+	if len(w.GetSessionId()) != 16 || w.GetNode() != "n" || w.GetHeartbeatMs() != 5000 || w.GetLimits().GetEndpoints() != 2 || len(w.GetLinkId()) != 16 || len(w.GetResumeKey()) != 0 || len(w.GetServers()) != 1 {
 		b.t.Fatalf("welcome %v", w)
 	}
 	l := link.Client(c, link.Config{})
@@ -154,6 +154,7 @@ func TestHandshakeIsJudged(t *testing.T) {
 		"no version":    {func(h *tunnel.Hello) { h.Version = 0 }, tunnel.CodeVersionUnsupported, false},
 		"no agent id":   {func(h *tunnel.Hello) { h.AgentId = "" }, tunnel.CodeBadHello, false},
 		"long agent id": {func(h *tunnel.Hello) { h.AgentId = strings.Repeat("x", 65) }, tunnel.CodeBadHello, false},
+		"seat":          {func(h *tunnel.Hello) { h.Seat = maxSeats }, tunnel.CodeBadHello, false},
 		"token":         {func(h *tunnel.Hello) { h.Token = "bad" }, tunnel.CodeTokenInvalid, false},
 		"no token":      {func(h *tunnel.Hello) { h.Token = "" }, tunnel.CodeTokenInvalid, false},
 		"join":          {func(h *tunnel.Hello) { h.Mode = tunnel.LinkMode_LINK_MODE_JOIN }, tunnel.CodeModeUnsupported, true},
@@ -326,6 +327,46 @@ func TestTakeOver(t *testing.T) {
 	})
 }
 
+// TestSeats: the sessions of one run share its names, those in one seat take over from each
+// other, and a later run takes all.
+func TestSeats(t *testing.T) {
+	run(t, func(t *testing.T, b *bench) {
+		sit := func(seat uint32, generation uint64) *peer {
+			h := hello()
+			h.Seat, h.Generation = seat, generation
+			return b.agent(h)
+		}
+		superseded := func(p *peer) {
+			t.Helper()
+			if m := p.read().GetUnbound(); m.GetCode() != string(tunnel.CodeSuperseded) {
+				t.Errorf("%v", m)
+			}
+		}
+		peers := []*peer{sit(0, 1), sit(1, 1)}
+		for _, p := range peers {
+			if m := p.bind("a.example.com"); m.GetBound() == nil {
+				t.Fatalf("%v", m)
+			}
+		}
+		peers[0].alive() // nothing was taken from it
+		heir := sit(1, 1)
+		if m := heir.bind("a.example.com"); m.GetBound() == nil {
+			t.Fatalf("%v", m)
+		}
+		superseded(peers[1])
+		peers[0].alive()
+		_ = heir.link.Close()
+		synctest.Wait()
+		if !b.serves("a.example.com") {
+			t.Error("the end of one session took the name from the other")
+		}
+		if m := sit(5, 2).bind("a.example.com"); m.GetBound() == nil {
+			t.Fatalf("%v", m)
+		}
+		superseded(peers[0])
+	})
+}
+
 func TestRevoke(t *testing.T) {
 	run(t, func(t *testing.T, b *bench) {
 		p := b.agent(hello())
@@ -355,8 +396,8 @@ func TestDrainIsTold(t *testing.T) {
 	run(t, func(t *testing.T, b *bench) {
 		p := b.agent(hello())
 		p.alive()
-		b.control.Drain("upkeep", 30*time.Second)
-		if m := p.read().GetDrain(); m.GetReason() != "upkeep" || m.GetDeadlineMs() != 30_000 {
+		b.control.Drain(t.Context(), "upkeep", 30*time.Second, true)
+		if m := p.read().GetDrain(); m.GetReason() != "upkeep" || m.GetDeadlineMs() != 30_000 || !m.GetSuccessor() || len(m.GetAddresses()) != 1 {
 			t.Errorf("%v", m)
 		}
 		r := b.greet(b.conn(), hello()).GetRefusal()

@@ -3,6 +3,7 @@ package control
 import (
 	"context"
 	"errors"
+	"fmt"
 	"io"
 	"time"
 
@@ -15,9 +16,10 @@ import (
 // URLs tells the public URLs of a name: the one to show first, then the others.
 type URLs func(name endpoint.Name, spec endpoint.Spec) []string
 
-// sendTimeout bounds one message to an agent that takes nothing. Its link is
-// closed then: a message cut in the middle can't be mended.
-const sendTimeout = 10 * time.Second
+// sendTimeout bounds one message to an agent that takes nothing, though its link has
+// had the time to be resumed. The link is closed then: a message cut in the middle can't
+// be mended.
+const sendTimeout = link.ResumeWindow + 10*time.Second
 
 // serveControl serves the session's control stream until it ends.
 func (s *agentSession) serveControl(ctx context.Context, l *link.Link) error {
@@ -41,22 +43,29 @@ func (s *agentSession) serveControl(ctx context.Context, l *link.Link) error {
 			}
 			return err
 		}
-		if err := s.handle(&m); err != nil {
+		if err := s.handle(ctx, &m); err != nil {
 			return err
 		}
 	}
 }
 
-func (s *agentSession) handle(m *tunnel.Control) error {
+func (s *agentSession) handle(ctx context.Context, m *tunnel.Control) error {
 	switch m := m.GetMessage().(type) {
 	case *tunnel.Control_Bind:
-		return s.send(s.bind(m.Bind))
+		answer, route := s.bind(ctx, m.Bind)
+		err := s.send(answer)
+		if route != nil && s.cfg.Bound != nil {
+			s.cfg.Bound(route)
+		}
+		return err
 	case *tunnel.Control_Unbind:
 		s.unbind(m.Unbind.GetEndpointId())
 	case *tunnel.Control_Ping:
 		return s.send(&tunnel.Control{Message: &tunnel.Control_Pong{Pong: &tunnel.Pong{
 			Id: m.Ping.GetId(), SentUnixNs: m.Ping.GetSentUnixNs(),
 		}}})
+	case *tunnel.Control_Health:
+		s.health(m.Health)
 	case *tunnel.Control_Drain:
 		s.drain()
 	}
@@ -78,9 +87,9 @@ func (s *agentSession) send(m *tunnel.Control) error {
 	return err
 }
 
-// bind binds an endpoint and returns the answer.
-func (s *agentSession) bind(m *tunnel.Bind) *tunnel.Control {
-	route, err := s.bindSpec(m.GetSpec())
+// bind binds an endpoint and returns the answer, and the route if it is yes.
+func (s *agentSession) bind(ctx context.Context, m *tunnel.Bind) (*tunnel.Control, *registry.Route) {
+	route, err := s.bindSpec(ctx, m.GetSpec())
 	if err != nil {
 		var b *tunnel.BindError
 		if !errors.As(err, &b) {
@@ -88,33 +97,37 @@ func (s *agentSession) bind(m *tunnel.Bind) *tunnel.Control {
 		}
 		s.log.Warn("endpoint refused", "code", b.Code, "kind", tunnel.Clean(m.GetSpec().GetKind()),
 			"host", tunnel.Clean(m.GetSpec().GetHost()), "label", tunnel.Clean(m.GetSpec().GetLabel()), "port", m.GetSpec().GetPort())
+		s.tell(EndpointRefused, tunnel.Clean(wanted(m.GetSpec())), b.Code)
 		return &tunnel.Control{Message: &tunnel.Control_Refused{Refused: &tunnel.Refused{
 			Request: m.GetRequest(), Code: string(b.Code), Message: b.Message, Retryable: b.Retryable,
-		}}}
+		}}}, nil
 	}
 	urls := s.cfg.URLs(route.Name, route.Spec)
+	s.tell(EndpointBound, route.Name.String(), "")
 	s.log.Info("endpoint bound", "endpoint", route.ID, "url", urls[0], "agent", s.AgentID)
 	return &tunnel.Control{Message: &tunnel.Control_Bound{Bound: &tunnel.Bound{
 		Request: m.GetRequest(), EndpointId: route.ID, Url: urls[0], MoreUrls: urls[1:], Port: uint32(route.Name.Port),
-	}}}
+	}}}, route
 }
 
-func (s *agentSession) bindSpec(m *tunnel.EndpointSpec) (*registry.Route, error) {
+func (s *agentSession) bindSpec(ctx context.Context, m *tunnel.EndpointSpec) (*registry.Route, error) {
 	spec, err := tunnel.SpecFromWire(m)
 	if err != nil {
 		return nil, err
 	}
-	s.mu.Lock()
-	n := len(s.mu.routes)
-	s.mu.Unlock()
-	if n >= s.cfg.MaxEndpoints {
+	if spec.Pool.Shared && s.grant.NoPool {
+		return nil, &tunnel.BindError{Code: tunnel.CodeNotAllowed, Message: "this token may not share a name: leave out --pool"}
+	}
+	if s.endpoints() >= s.cfg.MaxEndpoints {
 		return nil, &tunnel.BindError{Code: tunnel.CodeTooManyEndpoints, Message: "this agent has as many endpoints as the server allows"}
 	}
-	route, err := s.cfg.Registry.Bind(registry.Request{
+	route, err := s.cfg.Registry.Bind(ctx, registry.Request{
 		Spec:  spec,
-		Owner: registry.Owner{AgentID: s.AgentID, Generation: s.Generation, SessionID: s.ID},
+		Owner: registry.Owner{AgentID: s.AgentID, Generation: s.Generation, SessionID: s.ID, Seat: s.seat},
+		Token: s.TokenID, MaxEndpoints: s.grant.MaxEndpoints,
 		Allow: s.grant.MayBind,
 		Open:  s.Open,
+		Away:  s.Away,
 		Lost:  s.lost,
 	})
 	if err != nil {
@@ -133,6 +146,24 @@ func (s *agentSession) bindSpec(m *tunnel.EndpointSpec) (*registry.Route, error)
 	return route, nil
 }
 
+// wanted is what a refused agent asked for, as far as it can be named.
+func wanted(m *tunnel.EndpointSpec) string {
+	if m.GetPort() != 0 {
+		return fmt.Sprintf("%s://:%d", m.GetKind(), m.GetPort())
+	}
+	return m.GetKind() + "://" + m.GetHost() + m.GetLabel()
+}
+
+func (s *agentSession) tell(kind EventKind, name string, code tunnel.Code) {
+	s.cfg.tell(Event{Kind: kind, Agent: tunnel.Clean(s.AgentID), Token: s.TokenID, Name: name, Code: string(code)})
+}
+
+func (s *agentSession) endpoints() int {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return len(s.mu.routes)
+}
+
 func (s *agentSession) unbind(endpointID string) {
 	s.mu.Lock()
 	route := s.mu.routes[endpointID]
@@ -140,7 +171,19 @@ func (s *agentSession) unbind(endpointID string) {
 	s.mu.Unlock()
 	if route != nil {
 		s.cfg.Registry.Release(route)
+		s.tell(EndpointReleased, route.Name.String(), "")
 		s.log.Info("endpoint released", "endpoint", route.ID, "name", route.Name.String())
+	}
+}
+
+// health passes on how an agent finds the upstream of one of its endpoints.
+func (s *agentSession) health(m *tunnel.Health) {
+	s.mu.Lock()
+	route := s.mu.routes[m.GetEndpointId()]
+	s.mu.Unlock()
+	if route != nil {
+		s.cfg.Registry.SetDown(route, m.GetDown())
+		s.log.Info("upstream checked", "endpoint", route.ID, "name", route.Name.String(), "down", m.GetDown())
 	}
 }
 
@@ -171,8 +214,18 @@ func (s *agentSession) takeRoutes(ended bool) []*registry.Route {
 	return routes
 }
 
-// end gives up what the session held when its last link is gone.
-func (s *agentSession) end() { s.cfg.Registry.Lose(s.takeRoutes(true)...) }
+// end gives up what the session held when the link with its control stream is gone.
+func (s *agentSession) end() {
+	s.cfg.Registry.Lose(s.takeRoutes(true)...)
+	s.Close()
+}
+
+// over reports whether the session has ended.
+func (s *agentSession) over() bool {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	return s.mu.ended
+}
 
 // revoked ends the session and gives its names to whoever asks: their owner has
 // lost the right to them.

@@ -10,6 +10,7 @@ import (
 
 	"golang.org/x/net/http/httpguts"
 
+	"github.com/culvert-tunnel/culvert/internal/endpoint"
 	"github.com/culvert-tunnel/culvert/internal/splice"
 )
 
@@ -47,8 +48,11 @@ func (b *requestBody) Read(p []byte) (int, error) {
 // sent a byte of it, and the request may still find another route.
 func (b *requestBody) Close() error { return nil }
 
-// visitorWriter is the server's writer without two surprises for ReverseProxy.
-type visitorWriter struct{ http.ResponseWriter }
+// visitorWriter is the server's writer without three surprises for ReverseProxy.
+type visitorWriter struct {
+	http.ResponseWriter
+	pass *passage
+}
 
 // WriteHeader leaves the 100 to the reading of the body, which the upstream's own 100
 // sets off; ReverseProxy would pass that on as a second one.
@@ -77,6 +81,16 @@ func (w visitorWriter) Hijack() (net.Conn, *bufio.ReadWriter, error) {
 }
 
 // Unwrap is for http.ResponseController.
+// FlushError leaves an answer without a body to the handler's end, which is at hand:
+// flushed before, its head would not say that nothing follows. gRPC goes by that
+// (its "Trailers-Only").
+func (w visitorWriter) FlushError() error {
+	if w.pass.bodiless.Load() {
+		return nil
+	}
+	return http.NewResponseController(w.ResponseWriter).Flush()
+}
+
 func (w visitorWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 
 // copyTrailers copies names, and values if asked for, except those that have no place
@@ -84,7 +98,7 @@ func (w visitorWriter) Unwrap() http.ResponseWriter { return w.ResponseWriter }
 // merge trailers into headers.
 func copyTrailers(to, from http.Header, values bool) {
 	for k, vv := range from {
-		if !httpguts.ValidTrailerHeader(k) || isOwned(k) {
+		if !httpguts.ValidTrailerHeader(k) || endpoint.IsOwned([]byte(k)) {
 			continue
 		}
 		if !values {

@@ -6,6 +6,7 @@ package edge
 
 import (
 	"context"
+	"crypto/tls"
 	"errors"
 	"log/slog"
 	"math/rand/v2"
@@ -14,10 +15,15 @@ import (
 	"net/netip"
 	"strconv"
 	"sync"
+	"sync/atomic"
 	"time"
 
+	"github.com/culvert-tunnel/culvert/internal/datagram"
 	"github.com/culvert-tunnel/culvert/internal/endpoint"
+	"github.com/culvert-tunnel/culvert/internal/link"
 	"github.com/culvert-tunnel/culvert/internal/server/certs"
+	"github.com/culvert-tunnel/culvert/internal/server/edge/compress"
+	"github.com/culvert-tunnel/culvert/internal/server/edge/http3"
 	"github.com/culvert-tunnel/culvert/internal/server/registry"
 	"github.com/culvert-tunnel/culvert/internal/splice"
 	"github.com/culvert-tunnel/culvert/internal/tally"
@@ -31,29 +37,66 @@ type Config struct {
 	Link func(context.Context, net.Conn) error
 	// HTTPSPort is the port that redirects to https name.
 	HTTPSPort func() int
-	TCPHost   string // the address that tcp endpoints listen on; empty: all
+	// Listen and ListenPacket open the ports of tcp and udp endpoints; default those of net.
+	Listen       func(ctx context.Context, network, address string) (net.Listener, error)
+	ListenPacket func(ctx context.Context, network, address string) (net.PacketConn, error)
+	TCPHost      string // the address that tcp and udp endpoints listen on; empty: all
 
 	HelloTimeout  time.Duration // for the TLS ClientHello and handshake; default 10 s
 	HeaderTimeout time.Duration // for the head of an HTTP request; default 10 s
 	IdleTimeout   time.Duration // of HTTP connections between requests; default 2 min
+	BodyTimeout   time.Duration // without a byte of a request's body that is waited for; default 2 min
+	WriteTimeout  time.Duration // for one piece of an answer, 64 KiB at most, to be taken; default 2 min
 	MaxPending    int           // connections whose ClientHello is not there yet; default 4,096
-	Logger        *slog.Logger
+	Proxies       Proxies       // in front of the node; default none
+	FlowTimeout   time.Duration // silence that ends a flow of a udp endpoint without a limit of its own; default 1 min
+
+	MaxFlows         int // of udp endpoints together; default 16,384
+	MaxEndpointFlows int // of each; default 1,024
+
+	Access AccessLog
+	Served func(endpoint.Visit) // told of each visit that is over, and waited for; nil: nobody is
+	Pages  *Pages               // for errors; nil: the built-in one alone
+	Logger *slog.Logger
 }
 
 // Edge serves visitors. Make one with New.
 type Edge struct {
 	cfg     Config
-	http    *http.Server
+	tls     *tls.Config // of visitors
+	http3   *http3.Server
+	altSvc  []string // announces http3; nil: not served
 	proxy   *proxy
-	secure  *handoff      // TLS connections on their way to http
+	encoder compress.Encoders
+	streams *pool
+	watch   *watch
 	pending chan struct{} // a place for each connection without a ClientHello
+	arrived tally.Tally   // connections from the moment on that they are accepted, but for links
 	visits  tally.Tally
-	streams tally.Tally
-	ports   tally.Tally // accept loops of tcp endpoints
+	opened  tally.Tally // streams
+	ports   tally.Tally // accept loops of tcp endpoints, and read loops of udp ones
+
+	handed   atomic.Bool      // the sockets are another process's
+	flows    atomic.Int64     // of udp endpoints
+	queued   *datagram.Budget // what their queues hold
+	counters counters
 }
+
+// maxQueued bounds the datagrams that wait for links, in bytes.
+const maxQueued = 64 << 20
 
 // New makes an edge that serves nothing yet.
 func New(cfg Config) *Edge {
+	var lc net.ListenConfig
+	if cfg.Listen == nil {
+		cfg.Listen = lc.Listen
+	}
+	if cfg.ListenPacket == nil {
+		cfg.ListenPacket = lc.ListenPacket
+	}
+	if cfg.Served == nil {
+		cfg.Served = func(endpoint.Visit) {}
+	}
 	if cfg.HelloTimeout <= 0 {
 		cfg.HelloTimeout = 10 * time.Second
 	}
@@ -66,31 +109,73 @@ func New(cfg Config) *Edge {
 	if cfg.MaxPending <= 0 {
 		cfg.MaxPending = 4096
 	}
-	e := &Edge{cfg: cfg, secure: newHandoff(), pending: make(chan struct{}, cfg.MaxPending)}
-	e.proxy = newProxy(cfg.Registry, &e.streams, cfg.Logger)
-	e.http = e.newHTTPServer()
+	if cfg.BodyTimeout <= 0 {
+		cfg.BodyTimeout = 2 * time.Minute
+	}
+	if cfg.WriteTimeout <= 0 {
+		cfg.WriteTimeout = 2 * time.Minute
+	}
+	if cfg.FlowTimeout <= 0 {
+		cfg.FlowTimeout = time.Minute
+	}
+	if cfg.MaxFlows <= 0 {
+		cfg.MaxFlows = 16_384
+	}
+	if cfg.MaxEndpointFlows <= 0 {
+		cfg.MaxEndpointFlows = 1024
+	}
+	e := &Edge{cfg: cfg, pending: make(chan struct{}, cfg.MaxPending), queued: datagram.NewBudget(maxQueued)}
+	e.streams = newPool(cfg.Registry, &e.opened)
+	e.watch = newWatch(cfg.HeaderTimeout, cfg.IdleTimeout, cfg.BodyTimeout, cfg.WriteTimeout)
+	e.proxy = newProxy(cfg.Registry, &e.opened, cfg.Pages, cfg.Logger)
+	e.tls = e.tlsConfig()
+	e.http3 = http3.New(http3.Config{
+		Handler: http.HandlerFunc(e.serveHTTP), TLS: e.tls, Link: cfg.Link, LinkTLS: link.ServerConfig(cfg.Certs.Link), ResetKey: cfg.Certs.ResetKey(),
+		HandshakeTimeout: cfg.HelloTimeout, HeaderTimeout: cfg.HeaderTimeout, IdleTimeout: cfg.IdleTimeout, MaxHeaderBytes: maxHeaderBytes, MaxStreams: maxStreams, Logger: cfg.Logger,
+	})
 	return e
 }
 
-// Serve serves visitors on the plain HTTP port and on the TLS port, and agents on
-// the TLS port and on the link ports, until Shutdown. The end of ctx cuts off
-// whoever is being served. Serve closes the listeners.
-func (e *Edge) Serve(ctx context.Context, plain, secure net.Listener, links []net.Listener) error {
-	e.http.BaseContext = func(net.Listener) context.Context { return ctx }
+// Sockets are what an edge serves. Those that are nil are not.
+type Sockets struct {
+	Plain  net.Listener   // visitors' HTTP
+	Secure net.Listener   // visitors' TLS, and agents
+	QUIC   []QUIC         // visitors' HTTP/3, and agents; that on the port of Secure is the first
+	Links  []net.Listener // agents alone
+}
+
+// QUIC is a UDP socket, and who is served on it.
+type QUIC = http3.Socket
+
+// Serve serves visitors and agents until Shutdown. The end of ctx cuts off whoever is
+// being served. Serve closes the listeners, Shutdown and Close the sockets of QUIC.
+func (e *Edge) Serve(ctx context.Context, s Sockets) error {
 	var tasks sync.WaitGroup
-	errs := make(chan error, 3+len(links))
+	errs := make(chan error, 4+len(s.Links)+len(s.QUIC))
 	serve := func(f func() error) { tasks.Go(func() { errs <- f() }) }
-	if plain != nil {
-		serve(func() error { return e.http.Serve(plain) })
+	for _, q := range s.QUIC {
+		if q.Visitors {
+			e.altSvc = altSvc(q.LocalAddr())
+		}
+		serve(func() error { return e.http3.Serve(ctx, q) })
 	}
-	serve(func() error { return e.http.Serve(e.secure) })
-	if secure != nil {
-		serve(func() error { return e.accept(ctx, secure, e.serveTLS) })
+	if s.Plain != nil {
+		serve(func() error {
+			return e.accept(ctx, s.Plain, func(ctx context.Context, c net.Conn, _ func()) { e.serveHTTP1(ctx, c, "") })
+		})
 	}
-	for _, l := range links {
+	if s.Secure != nil {
+		serve(func() error { return e.accept(ctx, s.Secure, e.serveTLS) })
+	}
+	for _, l := range s.Links {
 		serve(func() error { return e.accept(ctx, l, e.serveLinkOnly) })
 	}
+	watching, stop := context.WithCancel(context.WithoutCancel(ctx))
+	var watcher sync.WaitGroup
+	watcher.Go(func() { e.watch.run(watching, e.streams.sweep) })
 	tasks.Wait()
+	stop()
+	watcher.Wait()
 	close(errs)
 	var first error
 	for err := range errs {
@@ -101,38 +186,95 @@ func (e *Edge) Serve(ctx context.Context, plain, secure net.Listener, links []ne
 	return first
 }
 
+// HandOver says that another process reads from the same sockets now: those for datagrams
+// are left to it, ahead of Shutdown. A QUIC connection can't be served by one of two
+// readers, so its visitors are told to connect again.
+func (e *Edge) HandOver() {
+	e.handed.Store(true)
+	_ = e.http3.Close()
+}
+
 // Shutdown waits until all visits have ended or ctx ends. The listeners of Serve
 // and the ports of tcp endpoints must be closed before; agents' links are not
 // visits.
 func (e *Edge) Shutdown(ctx context.Context) error {
-	_ = e.secure.Close()
-	return errors.Join(e.http.Shutdown(ctx), e.visits.Wait(ctx), e.ports.Wait(ctx)) // idle connections are closed
+	e.watch.drain()
+	// Who was accepted just now is no visit yet, and would be cut off in his handshake. Who
+	// says nothing is not waited for as long as he may be silent.
+	arriving, cancel := context.WithTimeout(ctx, lastRequest)
+	_ = e.arrived.Wait(arriving)
+	cancel()
+	quic := make(chan error, 1)
+	go func() { quic <- e.http3.Shutdown(ctx) }()
+	return errors.Join(<-quic, e.watch.gone(ctx), e.visits.Wait(ctx), e.ports.Wait(ctx))
 }
 
 // Close cuts off all HTTP visitors. Others end with the context of Serve, which
 // must have ended. It returns when all are gone.
 func (e *Edge) Close() error {
-	_ = e.secure.Close()
-	err := e.http.Close()
+	err := e.http3.Close()
 	<-e.visits.Empty()
 	<-e.ports.Empty()
+	e.streams.close()
 	e.proxy.close()
 	return err
 }
 
+// altSvc is the header that announces HTTP/3 on the port of a (RFC 7838), for a day.
+func altSvc(a net.Addr) []string {
+	return []string{`h3=":` + strconv.Itoa(int(addrPort(a).Port())) + `"; ma=86400`}
+}
+
+// announced is what the answer to x says of HTTP/3; nil: nothing. Who came without TLS may
+// have no certificate to go by.
+func (e *Edge) announced(x *exchange) []string {
+	if !x.secure {
+		return nil
+	}
+	return e.altSvc
+}
+
+// appendOwn appends what the edge adds to an answer, ahead of the empty line.
+func (e *Edge) appendOwn(b []byte, x *exchange) []byte {
+	b = append(append(b[:len(b)-2], "X-Request-Id: "...), x.visitor.ID...)
+	b = append(b, "\r\n"...)
+	if announced := e.announced(x); announced != nil {
+		b = append(append(append(b, "Alt-Svc: "...), announced[0]...), "\r\n"...)
+	}
+	if cookie := x.setMember(); cookie != "" {
+		b = append(append(append(b, "Set-Cookie: "...), cookie...), "\r\n"...)
+	}
+	return append(b, "\r\n"...)
+}
+
+// setOwn is appendOwn for an answer of net/http.
+func (e *Edge) setOwn(h http.Header, x *exchange) {
+	h["X-Request-Id"] = []string{x.visitor.ID}
+	if announced := e.announced(x); announced != nil {
+		h["Alt-Svc"] = announced
+	}
+	if cookie := x.setMember(); cookie != "" {
+		h.Add("Set-Cookie", cookie)
+	}
+}
+
 // CloseIdle ends the streams that are kept for HTTP requests to come. An agent that
 // gave its names back waits for them.
-func (e *Edge) CloseIdle() { e.proxy.closeIdle() }
+func (e *Edge) CloseIdle() {
+	e.streams.closeIdle()
+	e.proxy.closeIdle()
+}
 
 // Visits is how many visitors are being served: TCP and TLS connections, HTTP requests.
 func (e *Edge) Visits() int { return e.visits.Count() }
 
 // Streams is how many streams to agents are open, idle ones of HTTP among them.
-func (e *Edge) Streams() int { return e.streams.Count() }
+func (e *Edge) Streams() int { return e.opened.Count() }
 
 // accept serves each connection of l in a goroutine of its own until l is closed, and
-// returns when all have ended.
-func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(context.Context, net.Conn)) error {
+// returns when all have ended. Serve calls noVisit when it is a link, for which Shutdown
+// does not wait.
+func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(ctx context.Context, c net.Conn, noVisit func())) error {
 	defer l.Close() //nolint:errcheck // closed already but for a fault
 	var conns sync.WaitGroup
 	defer conns.Wait()
@@ -154,38 +296,126 @@ func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(context.Co
 			continue
 		}
 		wait = 0
-		conns.Go(func() { serve(ctx, c) })
+		e.arrived.Enter()
+		leave := sync.OnceFunc(e.arrived.Leave)
+		conns.Go(func() {
+			defer leave()
+			if c := e.introduced(ctx, c); c != nil {
+				serve(ctx, c, leave)
+			}
+		})
 	}
+}
+
+// open opens a stream to the endpoint that a visitor asks for, through its gate, which
+// the caller leaves after the visit. first are bytes that were read from the visitor
+// already.
+func (e *Edge) open(ctx context.Context, v *endpoint.Visitor, first []byte) (net.Conn, *registry.Route, error) {
+	route, err := e.cfg.Registry.Lookup(ctx, v)
+	for tried := []*registry.Route(nil); err == nil; {
+		var s net.Conn
+		if s, err = e.openBy(ctx, route, *v, first); err == nil {
+			return s, route, nil
+		}
+		tried = append(tried, route)
+		route, err = next(ctx, e.cfg.Registry, v, tried, err)
+	}
+	if !isLimit(err) {
+		e.counters.offline.Add(1)
+	}
+	return nil, nil, err
+}
+
+// openBy opens a stream by one route, through its gate. Where there may be other routes, it
+// waits for the agent's word that the upstream has been reached.
+func (e *Edge) openBy(ctx context.Context, route *registry.Route, v endpoint.Visitor, first []byte) (net.Conn, error) {
+	if err := route.Gate.Enter(); err != nil {
+		e.counters.overLimit.Add(1)
+		return nil, err
+	}
+	if v.Name.Kind.ByPort() {
+		v.PortOffset = v.Name.Port - route.Spec.Port
+	}
+	s, err := route.Open(ctx, v, first)
+	if err == nil && route.Shared() {
+		err = replied(ctx, s)
+	}
+	if err != nil {
+		route.Gate.Leave()
+		return nil, err
+	}
+	route.Begin()
+	return s, nil
+}
+
+// leave ends a visit that open began.
+func leave(route *registry.Route) {
+	route.End()
+	route.Gate.Leave()
 }
 
 // carry joins one visitor connection to the endpoint it asked for. first are bytes
 // that were read from the visitor already. It closes c; a visitor who can't be
-// served is reset.
-func (e *Edge) carry(ctx context.Context, c net.Conn, v endpoint.Visitor, first []byte) {
-	log := e.cfg.Logger.With("visitor", v.ID, "remote", v.Remote.String(), "name", v.Name.String())
-	route, err := e.cfg.Registry.Lookup(ctx, v.Name)
-	for err == nil {
-		var s net.Conn
-		s, err = route.Open(ctx, v, first)
-		if err == nil {
-			e.streams.Enter()
-			n, err := splice.Join(ctx, c, s, splice.Config{})
-			e.streams.Leave()
-			log.Debug("visitor served", "endpoint", route.ID, "session", route.Owner.SessionID,
-				"bytes_in", n.Forward+int64(len(first)), "bytes_out", n.Backward, "error", err)
-			return
-		}
-		if errors.Is(err, registry.ErrSessionGone) {
-			route, err = e.cfg.Registry.LookupAfter(ctx, v.Name, route)
-		}
+// served is reset. An idle visitor costs this function's frame, so what it does before and
+// after is done by others.
+func (e *Edge) carry(ctx context.Context, c net.Conn, v *endpoint.Visitor, first []byte) {
+	e.visits.Enter()
+	began := time.Now()
+	s, route, err := e.open(ctx, v, first)
+	if err != nil {
+		e.turnAway(c, v, began, err)
+		return
 	}
-	log.Debug("visitor not served", "error", err)
+	e.opened.Enter()
+	c, how := admit(c, route)
+	n, err := splice.Join(ctx, s, c, how)
+	e.opened.Leave()
+	n.Backward += int64(len(first))
+	e.carried(v, route, began, n, err)
+}
+
+// admit holds a visitor's connection to the endpoint's limits.
+func admit(c net.Conn, route *registry.Route) (net.Conn, splice.Config) {
+	limits := route.Gate.Limits()
+	keepAlive(c, limits.KeepAlive)
+	return route.Gate.Conn(c), splice.Config{IdleTimeout: limits.IdleTimeout}
+}
+
+// turnAway resets a visitor who can't be served.
+func (e *Edge) turnAway(c net.Conn, v *endpoint.Visitor, began time.Time, err error) {
+	e.cfg.Served(endpoint.Visit{Kind: v.Name.Kind, Code: string(codeOf(err)), Took: time.Since(began)})
+	e.cfg.Logger.Debug("visitor not served", "visitor", v.ID, "remote", v.Remote.String(), "name", v.Name.String(), "error", err)
 	splice.Reset(c)
+	e.visits.Leave()
+}
+
+// carried ends a visit that open began. n.Backward is what came from the visitor.
+func (e *Edge) carried(v *endpoint.Visitor, route *registry.Route, began time.Time, n splice.Counts, err error) {
+	leave(route)
+	e.cfg.Served(endpoint.Visit{Kind: v.Name.Kind, In: n.Backward, Out: n.Forward, Took: time.Since(began)})
+	e.cfg.Logger.Debug("visitor served", "visitor", v.ID, "remote", v.Remote.String(), "name", v.Name.String(),
+		"endpoint", route.ID, "session", route.Owner.SessionID, "bytes_in", n.Backward, "bytes_out", n.Forward, "error", err)
+	e.visits.Leave()
+}
+
+// askAgain is how long a visitor's system may take to answer; the ninth time in vain ends it.
+const askAgain = 15 * time.Second
+
+// keepAlive sets when a visitor's connection is asked for life; 0: as it is.
+func keepAlive(c net.Conn, idle time.Duration) {
+	t, ok := splice.Bare(c).(*net.TCPConn)
+	switch {
+	case !ok || idle == 0:
+	case idle < 0:
+		_ = t.SetKeepAlive(false)
+	default:
+		_ = t.SetKeepAliveConfig(net.KeepAliveConfig{Enable: true, Idle: idle, Interval: min(idle, askAgain)})
+	}
 }
 
 // visitor describes who is behind a connection.
-func visitor(c net.Conn, name endpoint.Name) endpoint.Visitor {
-	return endpoint.Visitor{
+func visitor(c net.Conn, name endpoint.Name) *endpoint.Visitor {
+	return &endpoint.Visitor{
 		ID:     newVisitorID(),
 		Name:   name,
 		Remote: addrPort(c.RemoteAddr()),
@@ -196,9 +426,14 @@ func visitor(c net.Conn, name endpoint.Name) endpoint.Visitor {
 func newVisitorID() string { return strconv.FormatUint(rand.Uint64(), 36) } //nolint:gosec // a label, not a secret
 
 func addrPort(a net.Addr) netip.AddrPort {
-	if t, ok := a.(*net.TCPAddr); ok {
-		ap := t.AddrPort()
-		return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
+	var ap netip.AddrPort
+	switch a := a.(type) {
+	case *net.TCPAddr:
+		ap = a.AddrPort()
+	case *net.UDPAddr:
+		ap = a.AddrPort()
+	default:
+		return ap
 	}
-	return netip.AddrPort{}
+	return netip.AddrPortFrom(ap.Addr().Unmap(), ap.Port())
 }

@@ -3,57 +3,54 @@ package edge
 import (
 	"net/http"
 	"net/netip"
-	"strings"
 
 	"github.com/culvert-tunnel/culvert/internal/endpoint"
+	"github.com/culvert-tunnel/culvert/internal/server/edge/http1"
 )
 
-// owned are the headers that say where a request came from. Their values are the
-// edge's alone; a visitor's are dropped, in every spelling an upstream might take
-// for the same (CGI and its heirs make one character of all that is no letter).
-var owned = map[string]bool{
-	"forwarded":         true,
-	"x-forwarded-for":   true,
-	"x-forwarded-host":  true,
-	"x-forwarded-proto": true,
-	"x-real-ip":         true,
+// appendForwarded appends the owned headers (RFC 7239 for Forwarded), and the name of the
+// exchange.
+func appendForwarded(b []byte, x *exchange) []byte {
+	ip := x.visitor.Remote.Addr()
+	proto := "http"
+	if x.secure {
+		proto = "https"
+	}
+	b = append(ip.AppendTo(append(b, "X-Forwarded-For: "...)), "\r\nX-Real-Ip: "...)
+	b = append(ip.AppendTo(b), "\r\nX-Forwarded-Host: "...)
+	b = append(append(b, x.host...), "\r\nX-Forwarded-Proto: "...)
+	b = append(append(b, proto...), "\r\nForwarded: for="...)
+	b = append(appendNode(b, ip), `;host="`...)
+	b = append(append(b, x.host...), `";proto=`...)
+	b = append(append(b, proto...), "\r\nX-Request-Id: "...)
+	b = append(append(b, x.visitor.ID...), "\r\n"...)
+	if c := x.visitor.Certificate; c != nil {
+		for _, h := range endpoint.CertificateHeaders(c) {
+			b = http1.AppendField(b, []byte(h.Name), []byte(h.Value))
+		}
+	}
+	return b
 }
 
-// setForwarded replaces the owned headers (RFC 7239 for Forwarded).
-func setForwarded(h http.Header, in *http.Request, v endpoint.Visitor) {
+// appendNode quotes an address as RFC 7239, section 6 wants it.
+func appendNode(b []byte, ip netip.Addr) []byte {
+	if ip.Is6() {
+		return append(ip.AppendTo(append(b, `"[`...)), `]"`...)
+	}
+	return ip.AppendTo(b)
+}
+
+// setForwarded replaces the owned headers of a request that net/http is to write.
+func setForwarded(h http.Header, in *http.Request, from endpoint.Visitor) {
 	for k := range h {
-		if isOwned(k) {
+		if endpoint.IsOwned([]byte(k)) {
 			delete(h, k)
 		}
 	}
-	proto := "http"
-	if in.TLS != nil {
-		proto = "https"
+	x := &exchange{host: in.Host, secure: in.TLS != nil}
+	x.visitor = from
+	fields, _ := http1.ParseTrailers(nil, append(appendForwarded(nil, x), "\r\n"...))
+	for _, f := range fields {
+		h.Set(string(f.Name), string(f.Value))
 	}
-	ip := v.Remote.Addr()
-	h["X-Forwarded-For"] = []string{ip.String()}
-	h["X-Real-Ip"] = []string{ip.String()}
-	h["X-Forwarded-Host"] = []string{in.Host}
-	h["X-Forwarded-Proto"] = []string{proto}
-	h["Forwarded"] = []string{"for=" + forwardedNode(ip) + `;host="` + in.Host + `";proto=` + proto}
-}
-
-func isOwned(name string) bool {
-	return owned[strings.Map(func(c rune) rune {
-		switch {
-		case 'A' <= c && c <= 'Z':
-			return c + 'a' - 'A'
-		case ('a' <= c && c <= 'z') || ('0' <= c && c <= '9'):
-			return c
-		}
-		return '-'
-	}, name)]
-}
-
-// forwardedNode quotes an address as RFC 7239, section 6 wants it.
-func forwardedNode(ip netip.Addr) string {
-	if ip.Is6() {
-		return `"[` + ip.String() + `]"`
-	}
-	return ip.String()
 }

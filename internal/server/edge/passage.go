@@ -7,19 +7,21 @@ import (
 	"time"
 
 	"github.com/culvert-tunnel/culvert/internal/endpoint"
-	"github.com/culvert-tunnel/culvert/internal/server/registry"
 )
 
 // passage is what belongs to one request on its way.
 type passage struct {
-	route   *registry.Route
+	x       *exchange
 	visitor endpoint.Visitor
 	request *http.Request // the server's own
 	writer  http.ResponseWriter
-	body    *requestBody // nil: none
+	other   http.HandlerFunc // serves what HTTP/2 can't
+	body    *requestBody     // nil: none
 	conn    atomic.Pointer[upstreamConn]
 	over    chan struct{} // closed when the request has been served
 	expects bool          // a 100 before the body is sent
+
+	bodiless atomic.Bool // the answer
 
 	mu struct {
 		sync.Mutex

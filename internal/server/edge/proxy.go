@@ -7,7 +7,6 @@ import (
 	"net"
 	"net/http"
 	"net/http/httputil"
-	"net/netip"
 	"net/url"
 	"strings"
 	"sync"
@@ -20,26 +19,17 @@ import (
 	"github.com/culvert-tunnel/culvert/internal/tunnel"
 )
 
-// proxy carries HTTP requests over streams of routes. Streams are kept for the
-// next request like connections to any upstream; the pool's key is the route's id,
-// which a name that is bound again does not keep, so a pooled stream never leads to
-// another agent than the name does.
+// proxy carries HTTP requests to upstreams that do not speak HTTP/1.1, over streams of
+// routes in place of connections. They are kept by the route's id, like those of pool.
 type proxy struct {
 	registry *registry.Registry
 	streams  *tally.Tally // counts the open ones
+	pages    *Pages
 	log      *slog.Logger
 	reverse  httputil.ReverseProxy
-	h1, h2c  *http.Transport
-	// young carries requests that must not be sent twice. It keeps streams so shortly
-	// that no upstream's keep-alive time-out comes before: a request that meets the
-	// upstream's FIN on the way could not be told from one that was acted upon.
-	young   *http.Transport
-	lingers tally.Tally // closed streams whose upstream has not closed yet
+	h2c      *http.Transport
+	lingers  tally.Tally // closed streams whose upstream has not closed yet
 }
-
-// youth is how long a stream may be idle and still take a request that must not be
-// sent twice.
-const youth = time.Second
 
 type passageKey struct{}
 
@@ -52,8 +42,8 @@ type destination struct {
 
 type destinationKey struct{}
 
-func newProxy(reg *registry.Registry, streams *tally.Tally, log *slog.Logger) *proxy {
-	p := &proxy{registry: reg, streams: streams, log: log}
+func newProxy(reg *registry.Registry, streams *tally.Tally, pages *Pages, log *slog.Logger) *proxy {
+	p := &proxy{registry: reg, streams: streams, pages: pages, log: log}
 	transport := func(idle time.Duration, protocols func(*http.Protocols)) *http.Transport {
 		t := &http.Transport{
 			DialContext:           p.dial,
@@ -68,8 +58,6 @@ func newProxy(reg *registry.Registry, streams *tally.Tally, log *slog.Logger) *p
 		protocols(t.Protocols)
 		return t
 	}
-	p.h1 = transport(90*time.Second, func(ps *http.Protocols) { ps.SetHTTP1(true) })
-	p.young = transport(youth, func(ps *http.Protocols) { ps.SetHTTP1(true) })
 	p.h2c = transport(90*time.Second, func(ps *http.Protocols) { ps.SetUnencryptedHTTP2(true) })
 	p.reverse = httputil.ReverseProxy{
 		Rewrite:       rewrite,
@@ -84,8 +72,6 @@ func newProxy(reg *registry.Registry, streams *tally.Tally, log *slog.Logger) *p
 
 // closeIdle closes the streams that no request uses.
 func (p *proxy) closeIdle() {
-	p.h1.CloseIdleConnections()
-	p.young.CloseIdleConnections()
 	p.h2c.CloseIdleConnections()
 }
 
@@ -95,35 +81,21 @@ func (p *proxy) close() {
 	<-p.lingers.Empty()
 }
 
-func (p *proxy) serve(w http.ResponseWriter, r *http.Request, route *registry.Route) {
-	v := endpoint.Visitor{ID: newVisitorID(), Name: route.Name}
-	v.Remote, _ = netip.ParseAddrPort(r.RemoteAddr)
-	v.Remote = netip.AddrPortFrom(v.Remote.Addr().Unmap(), v.Remote.Port())
-	if a, ok := r.Context().Value(http.LocalAddrContextKey).(net.Addr); ok {
-		v.Local = addrPort(a)
-	}
-	if r.TLS != nil {
-		v.ServerName = route.Name.Host
-	}
+// serve carries one exchange. If it turns out that the upstream does not speak HTTP/2 any
+// more, other serves it; a body is lost by then.
+func (p *proxy) serve(w http.ResponseWriter, r *http.Request, x *exchange, other http.HandlerFunc) {
 	// The upstream may answer while the body still comes; HTTP/2 does so anyway.
 	_ = http.NewResponseController(w).EnableFullDuplex()
-	pass := &passage{route: route, visitor: v, request: r, writer: w, over: make(chan struct{})}
+	x.sent = time.Now()
+	pass := &passage{x: x, visitor: x.visitor, request: r, writer: w, other: other, over: make(chan struct{})}
 	ctx := context.WithValue(r.Context(), passageKey{}, pass)
-	start := time.Now()
 	defer breakOff(r)
 	defer close(pass.over)
 	defer pass.settled()
-	p.reverse.ServeHTTP(visitorWriter{w}, r.WithContext(ctx))
-	if !p.isLive(route) {
+	p.reverse.ServeHTTP(visitorWriter{w, pass}, r.WithContext(ctx))
+	if !p.registry.Serves(x.route) {
 		p.closeIdle() // the stream went back to the pool after its agent had left
 	}
-	p.log.Debug("request served", "visitor", v.ID, "remote", r.RemoteAddr, "method", r.Method, "host", route.Name.Host,
-		"path", r.URL.Path, "endpoint", route.ID, "session", route.Owner.SessionID, "duration", time.Since(start).String())
-}
-
-func (p *proxy) isLive(route *registry.Route) bool {
-	now, ok := p.registry.Find(route.Name)
-	return ok && now == route
 }
 
 type connKey struct{}
@@ -148,12 +120,12 @@ func rewrite(pr *httputil.ProxyRequest) {
 	pass := passageOf(pr.In.Context())
 	out := pr.Out
 	out.URL.Scheme = "http"
-	out.URL.Host = pass.route.ID
+	out.URL.Host = pass.x.route.ID
 	out.Host = pr.In.Host
-	if h := pass.route.Spec.HostHeader; h != "" {
+	if h := pass.x.route.Spec.HostHeader; h != "" {
 		out.Host = h
 	}
-	asTheVisitorWrote(out.URL, pr.In)
+	asTheVisitorWrote(out.URL, upstreamTarget(pr.In.RequestURI, pass.x.route))
 	// An upgrade to HTTP/2 would make the connection one nobody here can read.
 	if offersH2C(out.Header["Upgrade"]) {
 		out.Header.Del("Upgrade")
@@ -181,9 +153,15 @@ func rewrite(pr *httputil.ProxyRequest) {
 // asTheVisitorWrote keeps path and query byte for byte. Package url normalises a path
 // that holds a byte it would have escaped, %2F among it, and ReverseProxy drops parts
 // of a query that Go can't parse; upstreams read both in ways of their own.
-func asTheVisitorWrote(u *url.URL, in *http.Request) {
-	u.RawQuery = in.URL.RawQuery
-	path, _, _ := strings.Cut(in.RequestURI, "?")
+func asTheVisitorWrote(u *url.URL, target string) {
+	path, query, _ := strings.Cut(target, "?")
+	u.RawQuery = query
+	if strings.HasPrefix(path, "/") {
+		u.Path, u.RawPath = path, ""
+		if plain, err := url.PathUnescape(path); err == nil {
+			u.Path, u.RawPath = plain, path
+		}
+	}
 	if u.EscapedPath() != path && strings.HasPrefix(path, "/") && !strings.HasPrefix(path, "//") {
 		u.Opaque = path
 	}
@@ -210,10 +188,11 @@ func passageOf(ctx context.Context) *passage {
 func (p *proxy) RoundTrip(r *http.Request) (*http.Response, error) {
 	pass := passageOf(r.Context())
 	for {
-		ctx := context.WithValue(withExchange(r.Context(), pass), destinationKey{}, destination{pass.route, pass.visitor})
-		res, err := p.transport(r, pass.route).RoundTrip(r.WithContext(ctx))
+		res, err := p.roundTrip(r, pass)
 		if err == nil {
 			pass.settled()
+			pass.bodiless.Store(res.ContentLength == 0)
+			res.Header.Del("Alt-Svc") // of the upstream's own port, which visitors don't reach
 			if res.Close {
 				pass.finished() // the connection ends with the answer
 			}
@@ -226,35 +205,39 @@ func (p *proxy) RoundTrip(r *http.Request) (*http.Response, error) {
 			}
 			return res, nil
 		}
-		if _, notSent := errors.AsType[*openError](err); !notSent || !errors.Is(err, registry.ErrSessionGone) {
+		if unspoken(pass.x.route, err) && (r.Body == nil || r.Body == http.NoBody) {
+			continue // once: what it speaks is not known any more
+		}
+		if _, notSent := errors.AsType[*openError](err); !notSent || !nobodyReached(err) {
 			return nil, err
 		}
-		route, err := p.registry.LookupAfter(r.Context(), pass.route.Name, pass.route)
-		if err != nil {
+		if err := elsewhere(r.Context(), p.registry, pass.x, err); err != nil {
 			return nil, err
 		}
-		pass.route = route
 		u := *r.URL
-		u.Host = route.ID
+		u.Host = pass.x.route.ID
 		r = r.WithContext(r.Context())
 		r.URL = &u
 	}
 }
 
-// transport picks the streams that may carry a request.
-func (p *proxy) transport(r *http.Request, route *registry.Route) *http.Transport {
-	if route.Spec.UpstreamProtocol == endpoint.H2C {
-		return p.h2c
+// roundTrip sends a request once.
+func (p *proxy) roundTrip(r *http.Request, pass *passage) (*http.Response, error) {
+	to := destination{pass.x.route, pass.visitor}
+	var err error
+	if to.visitor.Protocol, err = spoken(r.Context(), to.route, to.visitor); err != nil {
+		return nil, err
 	}
-	// What Transport sends again by itself when a kept stream turns out to be closed.
-	switch r.Method {
-	case http.MethodGet, http.MethodHead, http.MethodOptions:
-		if r.Body == nil || r.Body == http.NoBody {
-			return p.h1
-		}
+	if to.visitor.Protocol != alpnH2 {
+		return nil, errSpeaksOther
 	}
-	return p.young
+	ctx := context.WithValue(withExchange(r.Context(), pass), destinationKey{}, to)
+	return p.h2c.RoundTrip(r.WithContext(ctx))
 }
+
+// errSpeaksOther says that an upstream ceased to speak HTTP/2 while a request was on its
+// way; the next one finds out.
+var errSpeaksOther = &invalidError{errors.New("the upstream speaks HTTP/2 no longer")}
 
 // openError says that a stream was not opened, so that nothing was sent.
 type openError struct{ error }
@@ -265,6 +248,9 @@ func (e *openError) Unwrap() error { return e.error }
 func (p *proxy) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 	to, _ := ctx.Value(destinationKey{}).(destination)
 	s, err := to.route.Open(ctx, to.visitor, nil)
+	if err == nil && to.route.Shared() {
+		err = replied(ctx, s)
+	}
 	if err != nil {
 		return nil, &openError{err}
 	}
@@ -274,6 +260,10 @@ func (p *proxy) dial(ctx context.Context, _, _ string) (net.Conn, error) {
 // fail answers a request that no upstream answered.
 func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	pass := passageOf(r.Context())
+	if errors.Is(err, errSpeaksOther) && pass.body == nil && pass.other != nil {
+		pass.other(pass.writer, pass.request)
+		return
+	}
 	cause := pass.cause(err)
 	if cause == err && r.Context().Err() != nil { //nolint:errorlint // the very same
 		panic(http.ErrAbortHandler) // the visitor is gone, or the server is closing: nobody to tell
@@ -282,8 +272,8 @@ func (p *proxy) fail(w http.ResponseWriter, r *http.Request, err error) {
 	if cause == err && pass.body != nil && pass.body.failed.Load() { //nolint:errorlint // the very same
 		code = tunnel.CodeBadRequest
 	}
-	p.log.Debug("request not served", "visitor", pass.visitor.ID, "endpoint", pass.route.ID, "code", code, "error", cause)
-	writeError(w, r, code)
+	p.log.Debug("request not served", "visitor", pass.visitor.ID, "endpoint", pass.x.route.ID, "code", code, "error", cause)
+	p.pages.writeError(w, r, code, pass.visitor.ID)
 }
 
 type copyBuffers struct{}

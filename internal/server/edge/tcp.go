@@ -10,11 +10,18 @@ import (
 	"github.com/culvert-tunnel/culvert/internal/endpoint"
 )
 
+// Listen opens the port of a tcp or udp endpoint, as ListenTCP and ListenUDP do.
+func (e *Edge) Listen(ctx context.Context, name endpoint.Name) (io.Closer, error) {
+	if name.Kind == endpoint.UDP {
+		return e.ListenUDP(ctx, name.Port)
+	}
+	return e.ListenTCP(ctx, name.Port)
+}
+
 // ListenTCP opens the port of a tcp endpoint and serves its visitors until the
 // returned closer is closed; visitors who are in by then stay until ctx ends.
 func (e *Edge) ListenTCP(ctx context.Context, port uint16) (io.Closer, error) {
-	var lc net.ListenConfig
-	l, err := lc.Listen(ctx, "tcp", net.JoinHostPort(e.cfg.TCPHost, strconv.Itoa(int(port))))
+	l, err := e.cfg.Listen(ctx, "tcp", net.JoinHostPort(e.cfg.TCPHost, strconv.Itoa(int(port))))
 	if err != nil {
 		return nil, fmt.Errorf("listen for tcp endpoint: %w", err)
 	}
@@ -22,9 +29,7 @@ func (e *Edge) ListenTCP(ctx context.Context, port uint16) (io.Closer, error) {
 	e.ports.Enter()
 	go func() {
 		defer e.ports.Leave()
-		_ = e.accept(ctx, l, func(ctx context.Context, c net.Conn) {
-			e.visits.Enter()
-			defer e.visits.Leave()
+		_ = e.accept(ctx, l, func(ctx context.Context, c net.Conn, _ func()) {
 			e.carry(ctx, c, visitor(c, name), nil)
 		})
 	}()

@@ -6,11 +6,12 @@ import (
 	"errors"
 	"io"
 	"net"
-	"sync"
 	"time"
 
 	"github.com/culvert-tunnel/culvert/internal/endpoint"
 	"github.com/culvert-tunnel/culvert/internal/link"
+	"github.com/culvert-tunnel/culvert/internal/nonblock"
+	"github.com/culvert-tunnel/culvert/internal/server/certs"
 	"github.com/culvert-tunnel/culvert/internal/server/edge/clienthello"
 	"github.com/culvert-tunnel/culvert/internal/splice"
 	"github.com/culvert-tunnel/culvert/internal/tunnel"
@@ -19,34 +20,60 @@ import (
 // serveTLS looks at the ClientHello of a connection on the shared TLS port and
 // sends it where it belongs: an agent to control, a visitor of a passthrough
 // endpoint to the agent with all bytes as they came, others to HTTP.
-func (e *Edge) serveTLS(ctx context.Context, c net.Conn) {
+func (e *Edge) serveTLS(ctx context.Context, c net.Conn, noVisit func()) {
 	hello, ok := e.peek(ctx, c)
 	if !ok {
 		return
 	}
 	if hello.Offers(tunnel.ALPN) {
+		noVisit()
 		e.serveLink(ctx, c, hello.Raw)
 		return
 	}
-	name := endpoint.Name{Kind: endpoint.TLS, Host: hello.ServerName}
-	if _, passthrough := e.cfg.Registry.Spec(name); passthrough && hello.ServerName != "" {
+	e.cfg.Registry.AwaitHost(ctx, hello.ServerName)
+	if name, ok := e.cfg.Registry.Passthrough(hello.ServerName); ok {
 		v := visitor(c, name)
 		v.ServerName, v.ALPN = hello.ServerName, hello.ALPN
-		e.visits.Enter()
-		defer e.visits.Leave()
 		e.carry(ctx, c, v, hello.Raw)
 		return
 	}
-	if _, err := e.certificate(hello.ServerName); err != nil {
+	if hello.Offers(certs.ChallengeALPN) {
+		e.serveChallenge(ctx, c, hello.Raw)
+		return
+	}
+	host, err := endpoint.ParseHost(hello.ServerName)
+	if err == nil {
+		_, err = e.cfg.Certs.Visitor(ctx, host)
+	}
+	if err != nil {
+		e.counters.unknownName.Add(1)
 		e.cfg.Logger.Debug("TLS visitor for no endpoint", "server_name", hello.ServerName, "remote", c.RemoteAddr().String())
 		closeWithAlert(c, alertUnrecognizedName)
 		return
 	}
-	e.secure.put(tls.Server(splice.Prepend(c, hello.Raw), e.http.TLSConfig))
+	e.serveSecure(ctx, tls.Server(splice.Prepend(nonblock.Of(c), hello.Raw), e.tls), host)
+}
+
+// serveSecure serves a visitor on a TLS connection with the version of HTTP that is
+// agreed on.
+func (e *Edge) serveSecure(ctx context.Context, c *tls.Conn, host string) {
+	limited, cancel := context.WithTimeout(ctx, e.cfg.HelloTimeout)
+	err := c.HandshakeContext(limited)
+	cancel()
+	switch {
+	case err != nil:
+		e.cfg.Logger.Debug("TLS handshake", "server_name", host, "remote", c.RemoteAddr().String(), "error", err)
+		closeWith(c.NetConn(), nil) // behind the alert; in TLS 1.3 a request may be here already
+	case c.ConnectionState().NegotiatedProtocol == "h2":
+		e.serveHTTP2(ctx, c, host)
+	default:
+		e.serveHTTP1(ctx, c, host)
+	}
 }
 
 // serveLinkOnly serves a connection on a port for agents alone.
-func (e *Edge) serveLinkOnly(ctx context.Context, c net.Conn) {
+func (e *Edge) serveLinkOnly(ctx context.Context, c net.Conn, noVisit func()) {
+	noVisit()
 	hello, ok := e.peek(ctx, c)
 	if !ok {
 		return
@@ -65,6 +92,7 @@ func (e *Edge) peek(ctx context.Context, c net.Conn) (*clienthello.Hello, bool) 
 	case e.pending <- struct{}{}:
 		defer func() { <-e.pending }()
 	default:
+		e.counters.pending.Add(1)
 		e.cfg.Logger.Warn("too many connections without a ClientHello", "limit", e.cfg.MaxPending)
 		splice.Reset(c)
 		return nil, false
@@ -75,10 +103,17 @@ func (e *Edge) peek(ctx context.Context, c net.Conn) (*clienthello.Hello, bool) 
 	hello, err := clienthello.Read(c)
 	if err != nil {
 		e.cfg.Logger.Debug("no ClientHello", "remote", c.RemoteAddr().String(), "error", err)
+		malformed := errors.Is(err, clienthello.ErrMalformed) || errors.Is(err, clienthello.ErrTooLarge)
+		notTLS := errors.Is(err, clienthello.ErrNotTLS)
+		if malformed || notTLS {
+			e.counters.notTLS.Add(1)
+		} else {
+			e.counters.noHello.Add(1)
+		}
 		switch {
-		case errors.Is(err, clienthello.ErrMalformed), errors.Is(err, clienthello.ErrTooLarge):
+		case malformed:
 			closeWithAlert(c, alertDecodeError)
-		case errors.Is(err, clienthello.ErrNotTLS) && looksLikeHTTP(hello.Raw):
+		case notTLS && looksLikeHTTP(hello.Raw):
 			closeWith(c, httpOnTLS)
 		default:
 			_ = c.Close()
@@ -102,13 +137,29 @@ func (e *Edge) serveLink(ctx context.Context, c net.Conn, hello []byte) {
 	}
 }
 
+// serveChallenge shows a CA that this node answers for the server name (RFC 8737); no
+// byte follows the handshake. For passthrough endpoints the agent does that.
+func (e *Edge) serveChallenge(ctx context.Context, c net.Conn, hello []byte) {
+	defer c.Close() //nolint:errcheck // all is said
+	ctx, cancel := context.WithTimeout(ctx, e.cfg.HelloTimeout)
+	defer cancel()
+	conn := tls.Server(splice.Prepend(c, hello), &tls.Config{
+		MinVersion: tls.VersionTLS12, NextProtos: []string{certs.ChallengeALPN}, GetCertificate: e.cfg.Certs.Challenge,
+	})
+	if err := conn.HandshakeContext(ctx); err != nil {
+		e.cfg.Logger.Debug("ACME challenge not answered", "remote", c.RemoteAddr().String(), "error", err)
+		return
+	}
+	_ = conn.Close()
+}
+
 // certificate returns the certificate for a visitor's server name.
-func (e *Edge) certificate(serverName string) (*tls.Certificate, error) {
+func (e *Edge) certificate(ctx context.Context, serverName string) (*tls.Certificate, error) {
 	host, err := endpoint.ParseHost(serverName)
 	if err != nil {
 		return nil, err
 	}
-	return e.cfg.Certs.Visitor(host)
+	return e.cfg.Certs.Visitor(ctx, host)
 }
 
 // TLS alerts (RFC 8446, section 6.2).
@@ -151,42 +202,3 @@ func closeWith(c net.Conn, words []byte) {
 	}
 	_, _ = io.CopyN(io.Discard, c, lastWordsBytes)
 }
-
-// handoff is a listener whose connections come from elsewhere.
-type handoff struct {
-	conns  chan net.Conn
-	closed chan struct{}
-	once   sync.Once
-}
-
-func newHandoff() *handoff {
-	return &handoff{conns: make(chan net.Conn), closed: make(chan struct{})}
-}
-
-// put gives a connection to whoever accepts, or closes it after Close.
-func (h *handoff) put(c net.Conn) {
-	select {
-	case h.conns <- c:
-	case <-h.closed:
-		splice.Reset(c)
-	}
-}
-
-// Accept implements net.Listener.
-func (h *handoff) Accept() (net.Conn, error) {
-	select {
-	case c := <-h.conns:
-		return c, nil
-	case <-h.closed:
-		return nil, net.ErrClosed
-	}
-}
-
-// Close implements net.Listener.
-func (h *handoff) Close() error {
-	h.once.Do(func() { close(h.closed) })
-	return nil
-}
-
-// Addr implements net.Listener.
-func (h *handoff) Addr() net.Addr { return &net.TCPAddr{} }

@@ -38,10 +38,6 @@ type upstreamConn struct {
 	err     error         // why; valid when ended is closed
 }
 
-// linger is how long an idle stream that was closed here may take to be closed by the
-// upstream too.
-const linger = time.Second
-
 func newUpstreamConn(s net.Conn, streams, lingers *tally.Tally) *upstreamConn {
 	streams.Enter()
 	return &upstreamConn{Conn: s, closed: make(chan struct{}), ended: make(chan struct{}), streams: streams, lingers: lingers}

@@ -1,4 +1,4 @@
-// Package registry is a node's table from name to route. The edge looks routes
+// Package registry is a node's table from name to routes. The edge looks routes
 // up, control binds them for sessions; the two meet nowhere else.
 //
 // A name belongs to an agent, not to a connection (Owner). When the agent's
@@ -7,6 +7,10 @@
 // back is free for everyone at once, but visitors still wait for the grace time,
 // because a restarting agent looks just like that. After the grace time the name
 // is known to be offline until somebody binds it or it is forgotten.
+//
+// A name has several routes, its members, if its agents share it (a pool), or if one run of
+// an agent has sessions at several nodes (Owner.Seat). Those of other nodes are among them.
+// Lookup picks one for each visitor; the rest of the walk knows of one route alone.
 package registry
 
 import (
@@ -15,10 +19,14 @@ import (
 	"fmt"
 	"io"
 	"net"
+	"slices"
 	"sync"
 	"time"
 
+	"github.com/puzpuzpuz/xsync/v4"
+
 	"github.com/culvert-tunnel/culvert/internal/endpoint"
+	"github.com/culvert-tunnel/culvert/internal/server/store"
 	"github.com/culvert-tunnel/culvert/internal/tunnel"
 )
 
@@ -26,10 +34,25 @@ import (
 var (
 	ErrNotFound = errors.New("no endpoint has this name")
 	ErrOffline  = errors.New("the endpoint's agent is not connected")
+	// ErrAmbiguous is Resolve's: some servers read the path as one endpoint's, some as
+	// another's.
+	ErrAmbiguous = errors.New("the path may be that of several endpoints")
 )
 
 // ErrSessionGone is what Route.Open wraps when the agent can't be reached any more.
 var ErrSessionGone = errors.New("session is gone")
+
+// ErrUncertain is what Route.Open wraps, beside ErrSessionGone, when some of the first
+// bytes may have reached the agent.
+var ErrUncertain = errors.New("some of it may have arrived")
+
+// ErrMoved is what the first Read of a stream wraps, beside ErrSessionGone, when it led to a
+// node that has no session for it: nothing went any further.
+var ErrMoved = errors.New("the session is not at that server")
+
+// CodeMoved is how a node tells another, in a StreamReply, that it has no session for a
+// visitor: nothing of him went any further. Neither agents nor visitors see it.
+const CodeMoved tunnel.Code = "moved"
 
 // OpenFunc opens a stream for a visitor to the endpoint with that id, at the
 // agent that serves it. The first bytes leave together with the stream's header.
@@ -37,27 +60,16 @@ var ErrSessionGone = errors.New("session is gone")
 // as *tunnel.StreamError.
 type OpenFunc func(ctx context.Context, endpointID string, v endpoint.Visitor, first []byte) (net.Conn, error)
 
-// Owner is whom a name is leased to.
-type Owner struct {
-	AgentID    string
-	Generation uint64 // of the agent's run; a later one takes names over from an earlier one
-	SessionID  string
+// Negotiated is a stream to an upstream behind TLS. ALPN waits for the agent's word on
+// which of the visitor's Protocol the upstream took: "h2", "http/1.1" or nothing.
+type Negotiated interface {
+	ALPN() (string, error)
 }
 
-// Route leads to an endpoint's agent.
-type Route struct {
-	ID    string // of this binding; a name bound again gets another
-	Name  endpoint.Name
-	Spec  endpoint.Spec
-	Owner Owner
-
-	open OpenFunc
-	lost func(*Route, *tunnel.BindError)
-}
-
-// Open opens a stream to the endpoint for v.
-func (r *Route) Open(ctx context.Context, v endpoint.Visitor, first []byte) (net.Conn, error) {
-	return r.open(ctx, r.ID, v, first)
+// Passable is a stream that can be handed on to another node. After Pass, which comes
+// before any Read, the agent's StreamReply is read as it came, ahead of the upstream's bytes.
+type Passable interface {
+	Pass()
 }
 
 // Config of a registry. Domain must be set for HTTP and TLS endpoints without a
@@ -65,9 +77,25 @@ func (r *Route) Open(ctx context.Context, v endpoint.Visitor, first []byte) (net
 type Config struct {
 	Domain   string
 	TCPPorts PortRange
-	// Listen opens the node's port for visitors of tcp endpoints; it is closed when
-	// the name is given up. Without it tcp endpoints are refused.
-	Listen func(port uint16) (io.Closer, error)
+	UDPPorts PortRange
+	// Listen opens the node's port for visitors of a tcp or udp endpoint; it is closed
+	// when the name is given up. Without it such endpoints are refused.
+	Listen func(endpoint.Name) (io.Closer, error)
+
+	// Claims make names this node's among all nodes; nil: there are no others.
+	Claims *store.Presence
+	// Reserved returns the token that a name is reserved for, empty if for none; nil: none is.
+	Reserved func(endpoint.Name) (token string)
+	// Prove judges whether who has a token controls a domain that was another token's
+	// before; its error is a *tunnel.BindError. Shared says whether that is asked at all.
+	Prove  func(ctx context.Context, host, token string) error
+	Shared func() bool
+
+	// Peer opens streams to the sessions of another node; nil: names of other nodes are
+	// not served here.
+	Peer func(node string) OpenFunc
+	// Warn, if set, is told of ports of other nodes' endpoints that can't be opened here.
+	Warn func(name endpoint.Name, err error)
 
 	// Released, if set, is told when an agent gave names back, without locks held.
 	Released func()
@@ -75,6 +103,7 @@ type Config struct {
 	Grace      time.Duration // default 10 s
 	Remember   int           // offline names kept for a better answer than "not found"; default 10,000
 	MaxWaiting int           // visitors that wait for one name; default 1,024
+	Youth      time.Duration // after New, in which visitors of unknown names wait for them; 0: none
 }
 
 // DefaultGrace is how long names are held for an agent that is gone.
@@ -98,13 +127,25 @@ func (p PortRange) String() string { return fmt.Sprintf("%d-%d", p.First, p.Last
 
 // Registry is a node's table of routes. Make one with New, close it with Close.
 type Registry struct {
-	cfg Config
+	cfg    Config
+	claims claims
+	// live is what visitors look at: mu is for who changes something, or waits.
+	live directory
+	// pathed are the hosts that have names with paths.
+	pathed *xsync.Map[string, bool]
+	youth  *youth
+	synced chan struct{} // closed when what other nodes have was read once
 
 	mu struct {
 		sync.RWMutex
 		entries map[endpoint.Name]*entry
+		// far are other nodes' members of names with several, by their ids.
+		far map[string]*Route
+		// paths are the names of a host that have a path; most hosts have none.
+		paths   map[string]map[endpoint.Name]*entry
 		offline []endpoint.Name // names in state offline, oldest first; may hold stale ones
 		closed  bool
+		drained bool // no name is bound any more; those that are stay
 	}
 }
 
@@ -112,7 +153,7 @@ type Registry struct {
 type state uint8
 
 const (
-	live     state = iota // route is set
+	live     state = iota // there are members
 	held                  // the session was lost; only its agent may bind, visitors wait
 	released              // the agent gave the name back; anyone may bind, visitors wait
 	offline               // the grace time is over; anyone may bind, visitors are told
@@ -121,7 +162,8 @@ const (
 // entry is what is known of one name. All fields are guarded by Registry.mu.
 type entry struct {
 	state   state
-	route   *Route // the present route, or the last one
+	members []*Route // that serve it; none unless it is live
+	route   *Route   // the one that came last, there or not
 	port    io.Closer
 	grace   *time.Timer
 	waiting int
@@ -139,33 +181,41 @@ func New(cfg Config) *Registry {
 	if cfg.MaxWaiting <= 0 {
 		cfg.MaxWaiting = 1024
 	}
-	r := &Registry{cfg: cfg}
-	r.mu.entries = make(map[endpoint.Name]*entry)
+	r := &Registry{cfg: cfg, synced: make(chan struct{}), youth: newYouth(cfg.Youth), claims: newClaims(), live: newDirectory(), pathed: xsync.NewMap[string, bool]()}
+	if cfg.Claims == nil {
+		close(r.synced) // there are no others
+	}
+	r.mu.entries, r.mu.far = make(map[endpoint.Name]*entry), make(map[string]*Route)
+	r.mu.paths = make(map[string]map[endpoint.Name]*entry)
 	return r
 }
 
-// Find returns the live route of a name without waiting.
+// Synced is closed when Run has read what all other nodes have: a name that is unknown by then
+// is nobody's.
+func (r *Registry) Synced() <-chan struct{} { return r.synced }
+
+// Grace is how long names and visitors wait for an agent that is gone.
+func (r *Registry) Grace() time.Duration { return r.cfg.Grace }
+
+// Find returns a route of a name without waiting.
 func (r *Registry) Find(name endpoint.Name) (*Route, bool) {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	e := r.mu.entries[name]
-	if e == nil || e.state != live {
-		return nil, false
+	if m, ok := r.live.load(&name); ok {
+		return m.list[0], true
 	}
-	return e.route, true
+	return nil, false
 }
 
-// Live is how many names have a route.
+// Serves reports whether a route is one that visitors are led to.
+func (r *Registry) Serves(route *Route) bool {
+	m, ok := r.live.load(&route.Name)
+	return ok && slices.Contains(m.list, route)
+}
+
+// Live is how many names are served by sessions of this node.
 func (r *Registry) Live() int {
-	r.mu.RLock()
-	defer r.mu.RUnlock()
-	n := 0
-	for _, e := range r.mu.entries {
-		if e.state == live {
-			n++
-		}
-	}
-	return n
+	return r.live.count(func(m *members) bool {
+		return slices.ContainsFunc(m.list, func(route *Route) bool { return route.node == "" })
+	})
 }
 
 // Spec returns the spec of a name that is live or was lately.
@@ -179,38 +229,53 @@ func (r *Registry) Spec(name endpoint.Name) (endpoint.Spec, bool) {
 	return e.route.Spec, true
 }
 
-// Lookup returns the route of a name. While the name's agent is away, it waits for
-// the rest of the grace time. It returns ErrNotFound, ErrOffline, or ctx's error.
-func (r *Registry) Lookup(ctx context.Context, name endpoint.Name) (*Route, error) {
-	return r.lookup(ctx, name, nil)
+// Lookup returns a route for a visitor, by the name that he asks for. While the name's
+// agent is away, it waits for the rest of the grace time. It returns ErrNotFound,
+// ErrOffline, or ctx's error.
+func (r *Registry) Lookup(ctx context.Context, v *endpoint.Visitor) (*Route, error) {
+	if !r.youth.over() {
+		r.await(ctx, v.Name)
+	}
+	return r.lookup(ctx, v, nil)
 }
 
-// LookupAfter is Lookup for a caller who found stale to be unusable: it waits for
-// another route while the loss of stale has not been noticed yet.
-func (r *Registry) LookupAfter(ctx context.Context, name endpoint.Name, stale *Route) (*Route, error) {
+// LookupAfter is Lookup for a caller who found routes to be unusable, the last one lately:
+// it waits for another while the loss of all that there are has not been noticed yet.
+func (r *Registry) LookupAfter(ctx context.Context, v *endpoint.Visitor, tried []*Route) (*Route, error) {
 	ctx, cancel := context.WithTimeout(ctx, r.cfg.Grace)
 	defer cancel()
-	route, err := r.lookup(ctx, name, stale)
+	route, err := r.lookup(ctx, v, tried)
 	if errors.Is(err, context.DeadlineExceeded) {
 		return nil, ErrOffline
 	}
 	return route, err
 }
 
-func (r *Registry) lookup(ctx context.Context, name endpoint.Name, stale *Route) (*Route, error) {
-	r.mu.RLock()
-	e := r.mu.entries[name]
-	if e != nil && e.state == live && e.route != stale {
-		route := e.route
-		r.mu.RUnlock()
-		return route, nil
+// Another returns one more route for a visitor whom those that he tried do not serve, if
+// there is one at the moment.
+func (r *Registry) Another(v *endpoint.Visitor, tried []*Route) (*Route, bool) {
+	if m, ok := r.live.load(&v.Name); ok {
+		route := m.pick(v, tried)
+		return route, route != nil
 	}
+	return nil, false
+}
+
+func (r *Registry) lookup(ctx context.Context, v *endpoint.Visitor, tried []*Route) (*Route, error) {
+	if m, ok := r.live.load(&v.Name); ok {
+		if route := m.pick(v, tried); route != nil {
+			return route, nil
+		}
+	}
+	name := v.Name
+	r.mu.RLock()
+	_, known := r.mu.entries[name]
 	r.mu.RUnlock()
-	if e == nil {
+	if !known {
 		return nil, ErrNotFound
 	}
 	for {
-		route, changed, err := r.wait(name, stale)
+		route, changed, err := r.wait(v, tried)
 		if changed == nil {
 			return route, err
 		}
@@ -224,18 +289,23 @@ func (r *Registry) lookup(ctx context.Context, name endpoint.Name, stale *Route)
 	}
 }
 
-// wait returns the route or the error, or else a channel that is closed when the
-// name's state changes; the caller is then counted as waiting.
-func (r *Registry) wait(name endpoint.Name, stale *Route) (*Route, <-chan struct{}, error) {
+// wait returns a route or the error, or else a channel that is closed when the name's state
+// changes; the caller is then counted as waiting.
+func (r *Registry) wait(v *endpoint.Visitor, tried []*Route) (*Route, <-chan struct{}, error) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
-	e := r.mu.entries[name]
-	switch {
-	case e == nil:
+	e := r.mu.entries[v.Name]
+	if e == nil {
 		return nil, nil, ErrNotFound
-	case e.state == live && e.route != stale:
-		return e.route, nil, nil
-	case e.state == offline || e.waiting >= r.cfg.MaxWaiting || r.mu.closed:
+	}
+	if e.state == live {
+		if m, ok := r.live.load(&v.Name); ok {
+			if route := m.pick(v, tried); route != nil {
+				return route, nil, nil
+			}
+		}
+	}
+	if e.state == offline || e.waiting >= r.cfg.MaxWaiting || r.mu.closed {
 		return nil, nil, ErrOffline
 	}
 	e.waiting++
@@ -250,13 +320,16 @@ func (r *Registry) unwait(name endpoint.Name) {
 	}
 }
 
-// Lose says that the session of these routes ended unexpectedly: their names are
-// held for their agent.
+// Lose says that the session of these routes ended unexpectedly: their names are held for
+// their agent, unless others serve them too.
 func (r *Registry) Lose(routes ...*Route) { r.leave(held, routes) }
 
 // Release says that the agent gave these routes back.
 func (r *Registry) Release(routes ...*Route) {
 	r.leave(released, routes)
+	for _, route := range routes {
+		r.abandon(route)
+	}
 	if r.cfg.Released != nil {
 		r.cfg.Released()
 	}
@@ -265,31 +338,47 @@ func (r *Registry) Release(routes ...*Route) {
 func (r *Registry) leave(to state, routes []*Route) {
 	r.mu.Lock()
 	defer r.mu.Unlock()
+	r.leaveLocked(to, routes)
+}
+
+func (r *Registry) leaveLocked(to state, routes []*Route) {
 	for _, route := range routes {
-		e := r.mu.entries[route.Name]
-		if e == nil || e.route != route || e.state != live {
-			continue // taken over, or already left
+		for _, name := range route.names {
+			e := r.mu.entries[name]
+			if e == nil || !slices.Contains(e.members, route) {
+				continue // taken over, or already left
+			}
+			rest := slices.DeleteFunc(slices.Clone(e.members), func(m *Route) bool { return m == route })
+			if len(rest) > 0 {
+				r.setLocked(name, e, live, rest...)
+				if to == held {
+					r.abandon(route) // the name does not wait for its agent, and it may join again
+				}
+				continue
+			}
+			r.setLocked(name, e, to)
+			e.route = route
+			e.grace = time.AfterFunc(r.cfg.Grace, func() { r.expire(name, route) })
 		}
-		r.setLocked(e, to)
-		e.grace = time.AfterFunc(r.cfg.Grace, func() { r.expire(route) })
 	}
 }
 
-// expire ends the grace time of a route.
-func (r *Registry) expire(route *Route) {
+// expire ends the grace time of a route's name.
+func (r *Registry) expire(name endpoint.Name, route *Route) {
 	r.mu.Lock()
-	e := r.mu.entries[route.Name]
+	e := r.mu.entries[name]
 	if e == nil || e.route != route || (e.state != held && e.state != released) || r.mu.closed {
 		r.mu.Unlock()
 		return
 	}
-	r.setLocked(e, offline)
+	r.setLocked(name, e, offline)
 	port := e.port
 	e.port = nil
+	r.abandon(route)
 	if port != nil {
-		delete(r.mu.entries, route.Name) // a closed port needs no memory
+		r.deleteLocked(name) // a closed port needs no memory
 	} else {
-		r.mu.offline = append(r.mu.offline, route.Name)
+		r.mu.offline = append(r.mu.offline, name)
 		r.forgetLocked()
 	}
 	r.mu.Unlock()
@@ -304,20 +393,90 @@ func (r *Registry) forgetLocked() {
 		name := r.mu.offline[0]
 		r.mu.offline = r.mu.offline[1:]
 		if e := r.mu.entries[name]; e != nil && e.state == offline {
-			delete(r.mu.entries, name)
+			r.deleteLocked(name)
 		}
 	}
 }
 
-// setLocked changes an entry's state and wakes who waits for that.
-func (r *Registry) setLocked(e *entry, to state) {
+func (r *Registry) addLocked(name endpoint.Name, e *entry) {
+	r.mu.entries[name] = e
+	if name.Path == "" {
+		return
+	}
+	if r.mu.paths[name.Host] == nil {
+		r.mu.paths[name.Host] = make(map[endpoint.Name]*entry)
+		r.pathed.Store(name.Host, true)
+	}
+	r.mu.paths[name.Host][name] = e
+}
+
+func (r *Registry) deleteLocked(name endpoint.Name) {
+	delete(r.mu.entries, name)
+	if name.Path == "" {
+		return
+	}
+	if delete(r.mu.paths[name.Host], name); len(r.mu.paths[name.Host]) == 0 {
+		delete(r.mu.paths, name.Host)
+		r.pathed.Delete(name.Host)
+	}
+}
+
+// setLocked changes an entry's state, which is live for some members and something else for
+// none, and wakes who waits for that.
+func (r *Registry) setLocked(name endpoint.Name, e *entry, to state, list ...*Route) {
+	for _, m := range e.members {
+		delete(r.mu.far, m.ID)
+	}
+	for _, m := range list {
+		if m.several.Store(len(list) > 1); m.node != "" && len(list) > 1 {
+			r.mu.far[m.ID] = m
+		}
+	}
+	e.state, e.members = to, list
+	if to == live {
+		e.route = list[len(list)-1]
+		before, _ := r.live.load(&name)
+		r.live.store(&name, newMembers(list, before))
+	} else {
+		r.live.delete(&name)
+	}
 	if e.grace != nil {
 		e.grace.Stop()
 		e.grace = nil
 	}
-	e.state = to
 	close(e.changed)
 	e.changed = make(chan struct{})
+}
+
+// Ports are the open ports of tcp and udp endpoints.
+func (r *Registry) Ports() []io.Closer {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	var ports []io.Closer
+	for _, e := range r.mu.entries {
+		if e.port != nil {
+			ports = append(ports, e.port)
+		}
+	}
+	return ports
+}
+
+// Drain closes all ports and lets no name be bound any more. The routes that there are go
+// on to lead to their agents, for the visitors who are in, though the agents may bind the
+// names elsewhere.
+func (r *Registry) Drain() {
+	r.mu.Lock()
+	r.mu.drained = true
+	r.mu.Unlock()
+	for _, p := range r.Ports() {
+		_ = p.Close()
+	}
+}
+
+func (r *Registry) draining() bool {
+	r.mu.RLock()
+	defer r.mu.RUnlock()
+	return r.mu.drained
 }
 
 // Close gives up all names: ports are closed, timers stopped, who waits is told.
@@ -325,8 +484,11 @@ func (r *Registry) Close() error {
 	r.mu.Lock()
 	r.mu.closed = true
 	var ports []io.Closer
-	for _, e := range r.mu.entries {
-		r.setLocked(e, offline)
+	for name, e := range r.mu.entries {
+		for _, route := range append(e.members, e.route) {
+			r.abandon(route)
+		}
+		r.setLocked(name, e, offline)
 		if e.port != nil {
 			ports = append(ports, e.port)
 			e.port = nil

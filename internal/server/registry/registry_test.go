@@ -4,7 +4,9 @@ import (
 	"context"
 	"errors"
 	"io"
+	"strconv"
 	"strings"
+	"sync/atomic"
 	"syscall"
 	"testing"
 	"testing/synctest"
@@ -22,6 +24,9 @@ func http(host string) endpoint.Spec {
 	return endpoint.Spec{Kind: endpoint.HTTP, Host: host, Name: "web"}
 }
 
+// to is a visitor of a name.
+func to(name endpoint.Name) *endpoint.Visitor { return &endpoint.Visitor{Name: name} }
+
 func code(err error) tunnel.Code {
 	if b, ok := errors.AsType[*tunnel.BindError](err); ok {
 		return b.Code
@@ -31,7 +36,7 @@ func code(err error) tunnel.Code {
 
 func bind(t *testing.T, r *Registry, s endpoint.Spec, o Owner) *Route {
 	t.Helper()
-	route, err := r.Bind(Request{Spec: s, Owner: o})
+	route, err := r.Bind(t.Context(), Request{Spec: s, Owner: o})
 	if err != nil {
 		t.Fatal(err)
 	}
@@ -42,7 +47,7 @@ func TestOwnership(t *testing.T) {
 	r := New(Config{Domain: "example.com", Grace: time.Hour})
 	defer r.Close()
 	var lost *Route
-	first, err := r.Bind(Request{Spec: http("a.example.com"), Owner: owner("a", 1), Lost: func(route *Route, why *tunnel.BindError) {
+	first, err := r.Bind(t.Context(), Request{Spec: http("a.example.com"), Owner: owner("a", 1), Lost: func(route *Route, why *tunnel.BindError) {
 		if why.Code == tunnel.CodeSuperseded {
 			lost = route
 		}
@@ -50,20 +55,20 @@ func TestOwnership(t *testing.T) {
 	if err != nil {
 		t.Fatal(err)
 	}
-	if _, err := r.Bind(Request{Spec: http("a.example.com"), Owner: owner("b", 9)}); code(err) != tunnel.CodeNameTaken {
+	if _, err := r.Bind(t.Context(), Request{Spec: http("a.example.com"), Owner: owner("b", 9)}); code(err) != tunnel.CodeNameTaken {
 		t.Errorf("another agent: %v", err)
 	}
-	if _, err := r.Bind(Request{Spec: endpoint.Spec{Kind: endpoint.TLS, Host: "a.example.com"}, Owner: owner("a", 1)}); code(err) != tunnel.CodeNameTaken {
+	if _, err := r.Bind(t.Context(), Request{Spec: endpoint.Spec{Kind: endpoint.TLS, Host: "a.example.com"}, Owner: owner("a", 1)}); code(err) != tunnel.CodeNameTaken {
 		t.Errorf("the same host as tls: %v", err)
 	}
-	if _, err := r.Bind(Request{Spec: http("example.com"), Owner: owner("a", 1)}); code(err) != tunnel.CodeNameReserved {
+	if _, err := r.Bind(t.Context(), Request{Spec: http("example.com"), Owner: owner("a", 1)}); code(err) != tunnel.CodeNameReserved {
 		t.Errorf("the server's own name: %v", err)
 	}
 	second := bind(t, r, http("a.example.com"), owner("a", 2))
 	if lost != first {
 		t.Error("the older run was not told")
 	}
-	if _, err := r.Bind(Request{Spec: http("a.example.com"), Owner: owner("a", 1)}); code(err) != tunnel.CodeSuperseded {
+	if _, err := r.Bind(t.Context(), Request{Spec: http("a.example.com"), Owner: owner("a", 1)}); code(err) != tunnel.CodeSuperseded {
 		t.Errorf("the older run again: %v", err)
 	}
 	r.Lose(first) // late news of the ghost must not touch its heir
@@ -71,7 +76,7 @@ func TestOwnership(t *testing.T) {
 		t.Error("the ghost took the name with it")
 	}
 	r.Lose(second)
-	if _, err := r.Bind(Request{Spec: http("a.example.com"), Owner: owner("b", 1)}); code(err) != tunnel.CodeNameTaken {
+	if _, err := r.Bind(t.Context(), Request{Spec: http("a.example.com"), Owner: owner("b", 1)}); code(err) != tunnel.CodeNameTaken {
 		t.Errorf("another agent in the grace time: %v", err)
 	}
 	third := bind(t, r, http("a.example.com"), owner("a", 2))
@@ -84,13 +89,13 @@ func TestVisitorsWait(t *testing.T) {
 		r := New(Config{Domain: "example.com"})
 		defer r.Close()
 		name := endpoint.Name{Kind: endpoint.HTTP, Host: "a.example.com"}
-		if _, err := r.Lookup(t.Context(), name); !errors.Is(err, ErrNotFound) {
+		if _, err := r.Lookup(t.Context(), to(name)); !errors.Is(err, ErrNotFound) {
 			t.Errorf("unknown name: %v", err)
 		}
 		r.Lose(bind(t, r, http("a.example.com"), owner("a", 1)))
 		found := make(chan *Route, 1)
 		go func() {
-			route, _ := r.Lookup(t.Context(), name)
+			route, _ := r.Lookup(t.Context(), to(name))
 			found <- route
 		}()
 		synctest.Wait()
@@ -100,18 +105,18 @@ func TestVisitorsWait(t *testing.T) {
 		}
 		r.Lose(back)
 		began := time.Now()
-		if _, err := r.Lookup(t.Context(), name); !errors.Is(err, ErrOffline) || time.Since(began) != DefaultGrace {
+		if _, err := r.Lookup(t.Context(), to(name)); !errors.Is(err, ErrOffline) || time.Since(began) != DefaultGrace {
 			t.Errorf("after %v: %v", time.Since(began), err)
 		}
 		began = time.Now()
-		if _, err := r.Lookup(t.Context(), name); !errors.Is(err, ErrOffline) || time.Since(began) != 0 {
+		if _, err := r.Lookup(t.Context(), to(name)); !errors.Is(err, ErrOffline) || time.Since(began) != 0 {
 			t.Errorf("after the grace time, after %v: %v", time.Since(began), err)
 		}
 		bind(t, r, http("a.example.com"), owner("b", 1)) // free for others now
 		ctx, cancel := context.WithTimeout(t.Context(), time.Second)
 		defer cancel()
 		route, _ := r.Find(name)
-		if _, err := r.lookup(ctx, name, route); !errors.Is(err, context.DeadlineExceeded) {
+		if _, err := r.lookup(ctx, to(name), []*Route{route}); !errors.Is(err, context.DeadlineExceeded) {
 			t.Errorf("waiting for another route: %v", err)
 		}
 	})
@@ -125,9 +130,9 @@ func TestBounds(t *testing.T) {
 			r.Lose(bind(t, r, http(host), owner("a", 1)))
 		}
 		name := endpoint.Name{Kind: endpoint.HTTP, Host: "a.example.com"}
-		go func() { _, _ = r.Lookup(t.Context(), name) }()
+		go func() { _, _ = r.Lookup(t.Context(), to(name)) }()
 		synctest.Wait()
-		if _, err := r.Lookup(t.Context(), name); !errors.Is(err, ErrOffline) {
+		if _, err := r.Lookup(t.Context(), to(name)); !errors.Is(err, ErrOffline) {
 			t.Errorf("one visitor too many: %v", err)
 		}
 		<-time.After(DefaultGrace + time.Second) // of the bubble's clock
@@ -140,7 +145,8 @@ func TestBounds(t *testing.T) {
 
 func TestPorts(t *testing.T) {
 	closed := make(map[uint16]bool)
-	r := New(Config{Domain: "example.com", Grace: time.Hour, TCPPorts: PortRange{First: 1000, Last: 1002}, Listen: func(port uint16) (io.Closer, error) {
+	r := New(Config{Domain: "example.com", Grace: time.Hour, TCPPorts: PortRange{First: 1000, Last: 1002}, Listen: func(name endpoint.Name) (io.Closer, error) {
+		port := name.Port
 		if port == 1001 {
 			return nil, syscall.EADDRINUSE // by another program
 		}
@@ -156,16 +162,118 @@ func TestPorts(t *testing.T) {
 	for want, s := range map[tunnel.Code]endpoint.Spec{
 		tunnel.CodePortsExhausted: tcp("z", 0), tunnel.CodePortOutsideRange: tcp("z", 999), tunnel.CodePortTaken: tcp("z", 1001),
 	} {
-		if _, err := r.Bind(Request{Spec: s, Owner: owner("b", 1)}); code(err) != want {
+		if _, err := r.Bind(t.Context(), Request{Spec: s, Owner: owner("b", 1)}); code(err) != want {
 			t.Errorf("want %s, got %v", want, err)
 		}
 	}
 	none := func(endpoint.Name) bool { return false }
-	if _, err := r.Bind(Request{Spec: tcp("z", 0), Owner: owner("b", 1), Allow: none}); code(err) != tunnel.CodeNotAllowed {
+	if _, err := r.Bind(t.Context(), Request{Spec: tcp("z", 0), Owner: owner("b", 1), Allow: none}); code(err) != tunnel.CodeNotAllowed {
 		t.Errorf("a token without ports: %v", err)
 	}
 	if err := r.Close(); err != nil || !closed[1000] || !closed[1002] {
 		t.Errorf("closed %v: %v", closed, err)
+	}
+}
+
+// TestSeveralPorts: an endpoint has all of its ports or none.
+func TestSeveralPorts(t *testing.T) {
+	open := make(map[endpoint.Name]bool)
+	busy := uint16(1005)
+	r := New(Config{Grace: time.Hour, TCPPorts: PortRange{First: 1000, Last: 1009}, UDPPorts: PortRange{First: 1000, Last: 1003}, Listen: func(name endpoint.Name) (io.Closer, error) {
+		if name.Port == busy {
+			return nil, syscall.EADDRINUSE // by another program
+		}
+		open[name] = true
+		return closer(func() { delete(open, name) }), nil
+	}})
+	ports := func(kind endpoint.Kind, first uint16, n int) endpoint.Spec {
+		return endpoint.Spec{Kind: kind, Name: "r", Port: first, Ports: n}
+	}
+	if _, err := r.Bind(t.Context(), Request{Spec: ports(endpoint.TCP, 1003, 4), Owner: owner("a", 1)}); code(err) != tunnel.CodePortTaken || len(open) != 0 {
+		t.Errorf("over a port in use: %v, with %v open", err, open)
+	}
+	for _, s := range []endpoint.Spec{ports(endpoint.TCP, 1008, 3), ports(endpoint.UDP, 0, 5)} {
+		if _, err := r.Bind(t.Context(), Request{Spec: s, Owner: owner("a", 1)}); code(err) != tunnel.CodePortOutsideRange {
+			t.Errorf("%+v: %v", s, err)
+		}
+	}
+	any := bind(t, r, ports(endpoint.TCP, 0, 4), owner("a", 1))
+	if len(open) != 4 || any.Spec.Port != any.Name.Port || any.Name.Port > 1006 {
+		t.Errorf("%d open, from %d on", len(open), any.Name.Port)
+	}
+	for _, name := range any.names {
+		if route, ok := r.Find(name); !ok || route != any {
+			t.Errorf("%s leads to %v", name, route)
+		}
+	}
+	if _, err := r.Bind(t.Context(), Request{Spec: ports(endpoint.TCP, any.Name.Port+1, 1), Owner: owner("b", 1)}); code(err) != tunnel.CodePortTaken {
+		t.Errorf("a port of another's range: %v", err)
+	}
+	// A newer run with fewer ports takes over those, and the others are free.
+	var lost []*Route
+	any.lost = func(r *Route, _ *tunnel.BindError) { lost = append(lost, r) }
+	less := bind(t, r, ports(endpoint.TCP, any.Name.Port, 2), owner("a", 2))
+	if len(lost) != 1 || lost[0] != any {
+		t.Errorf("lost: %v", lost)
+	}
+	if _, ok := r.Find(any.names[3]); ok {
+		t.Error("a port without route is found")
+	}
+	bind(t, r, ports(endpoint.TCP, any.Name.Port+2, 2), owner("b", 1))
+	bind(t, r, ports(endpoint.UDP, 1000, 4), owner("b", 1))
+	if len(open) != 8 {
+		t.Errorf("%d are open", len(open))
+	}
+	r.Release(less)
+	if err := r.Close(); err != nil || len(open) != 0 {
+		t.Errorf("left open: %v, %v", open, err)
+	}
+}
+
+// TestPassthrough: exact beats wildcard, and a wildcard takes nothing that others have.
+func TestPassthrough(t *testing.T) {
+	r := New(Config{Domain: "tunnel.example.com"})
+	defer r.Close()
+	tls := func(host string) endpoint.Spec { return endpoint.Spec{Kind: endpoint.TLS, Host: host} }
+	bind(t, r, tls("*.example.com"), owner("wide", 1))
+	bind(t, r, tls("exact.example.com"), owner("b", 1))
+	bind(t, r, http("web.example.com"), owner("b", 1))
+	deep := bind(t, r, tls("*.db.example.com"), owner("b", 1))
+	for host, want := range map[string]string{
+		"any.example.com": "*.example.com", "exact.example.com": "exact.example.com", "a.db.example.com": "*.db.example.com",
+		"db.example.com": "*.example.com", "web.example.com": "", "tunnel.example.com": "", "a.b.db.example.com": "", "example.com": "", "": "", "com": "",
+	} {
+		name, ok := r.Passthrough(host)
+		if ok != (want != "") || ok && name.Host != want {
+			t.Errorf("%q leads to %s (%v), want %q", host, name, ok, want)
+		}
+	}
+	for want, host := range map[tunnel.Code]string{tunnel.CodeNameTaken: "*.db.example.com", tunnel.CodeNameReserved: "*.tunnel.example.com"} {
+		if _, err := r.Bind(t.Context(), Request{Spec: tls(host), Owner: owner("c", 1)}); code(err) != want {
+			t.Errorf("%s: %v, want %s", host, err, want)
+		}
+	}
+	var lost *Route
+	deep.lost = func(r *Route, _ *tunnel.BindError) { lost = r }
+	if bind(t, r, tls("*.db.example.com"), owner("b", 2)); lost != deep {
+		t.Error("a newer run did not take the wildcard over")
+	}
+}
+
+// TestGateStays: visitors who are in by an endpoint's limits count on when its agent
+// comes again, and not for anybody else.
+func TestGateStays(t *testing.T) {
+	r := New(Config{Domain: "example.com"})
+	defer r.Close()
+	limited := func(n uint32) endpoint.Spec {
+		return endpoint.Spec{Kind: endpoint.TLS, Host: "a.example.com", Limits: endpoint.Limits{Connections: n}}
+	}
+	first := bind(t, r, limited(1), owner("a", 1))
+	if again := bind(t, r, limited(1), owner("a", 2)); again.Gate != first.Gate || again.Gate == nil {
+		t.Error("the gate was lost")
+	}
+	if other := bind(t, r, limited(2), owner("a", 3)); other.Gate == first.Gate {
+		t.Error("the gate stayed though the limits changed")
 	}
 }
 
@@ -194,18 +302,63 @@ func TestRandomNames(t *testing.T) {
 	}
 }
 
-func BenchmarkFind(b *testing.B) {
+// BenchmarkLookup looks names up among a million while a thousand others a second come and
+// go. It reports lookups per second of one core.
+func BenchmarkLookup(b *testing.B) {
 	r := New(Config{Domain: "example.com"})
 	defer r.Close()
-	route, err := r.Bind(Request{Spec: http("a.example.com"), Owner: owner("a", 1)})
-	if err != nil {
-		b.Fatal(err)
+	names := make([]endpoint.Name, 1<<20)
+	for i := range names {
+		route, err := r.Bind(b.Context(), Request{Spec: http(strconv.Itoa(i) + ".example.com"), Owner: owner("a", 1)})
+		if err != nil {
+			b.Fatal(err)
+		}
+		names[i] = route.Name
 	}
-	b.RunParallel(func(pb *testing.PB) {
-		for pb.Next() {
-			if _, err := r.Lookup(context.Background(), route.Name); err != nil {
-				b.Fatal(err)
+	ctx, stop := context.WithCancel(b.Context())
+	defer stop()
+	go func() {
+		tick := time.NewTicker(time.Millisecond)
+		defer tick.Stop()
+		for n := range 1 << 30 {
+			select {
+			case <-ctx.Done():
+				return
+			case <-tick.C:
+			}
+			host := "churn-" + strconv.Itoa(n%1000) + ".example.com"
+			if route, err := r.Bind(ctx, Request{Spec: http(host), Owner: owner("b", uint64(n))}); err == nil { //nolint:gosec // no overflow
+				r.Release(route)
 			}
 		}
+	}()
+	var seeds atomic.Uint64
+	b.Run("1M", func(b *testing.B) {
+		ctx, before := b.Context(), cpuTime(b)
+		b.RunParallel(func(pb *testing.PB) {
+			var v endpoint.Visitor
+			x := seeds.Add(0x9e3779b97f4a7c15)
+			for pb.Next() {
+				x ^= x << 13
+				x ^= x >> 7
+				x ^= x << 17
+				v.Name = names[x%uint64(len(names))]
+				if _, err := r.Lookup(ctx, &v); err != nil {
+					b.Error(err)
+					return
+				}
+			}
+		})
+		b.ReportMetric(float64(b.N)/(cpuTime(b)-before), "lookups/cpu-s")
 	})
+}
+
+// cpuTime is what the process has used, in seconds: what others do on the machine does not
+// count, collecting garbage and the names that come and go do.
+func cpuTime(b *testing.B) float64 {
+	var u syscall.Rusage
+	if err := syscall.Getrusage(syscall.RUSAGE_SELF, &u); err != nil {
+		b.Fatal(err)
+	}
+	return float64(u.Utime.Nano()+u.Stime.Nano()) / 1e9
 }

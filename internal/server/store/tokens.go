@@ -1,21 +1,17 @@
-// Package store holds a node's durable state behind narrow types. It is the only
-// package that knows how and where that state is kept.
 package store
 
 import (
+	"context"
 	"crypto/sha256"
 	"crypto/subtle"
 	"encoding/hex"
-	"encoding/json"
 	"errors"
 	"fmt"
-	"io/fs"
-	"os"
-	"path/filepath"
 	"slices"
 	"strings"
-	"sync"
 	"time"
+
+	clientv3 "go.etcd.io/etcd/client/v3"
 
 	"github.com/culvert-tunnel/culvert/internal/tunnel"
 )
@@ -24,93 +20,92 @@ import (
 type Token struct {
 	ID      string    `json:"id"`
 	Hash    string    `json:"hash"` // hex SHA-256 of the secret, which is random: no salt or stretching is owed
-	Label   string    `json:"label,omitempty"`
-	Allow   []string  `json:"allow,omitempty"` // what it may bind; empty: everything
 	Created time.Time `json:"created"`
+	Rights
 }
 
-// Errors of Tokens.
-var (
-	ErrNoToken   = errors.New("no such token")
-	ErrBadTokens = errors.New("the file is damaged: restore it from a backup, or remove it to begin with a new first token")
-)
-
-// Tokens are the tokens of a node, kept in one file that is replaced as a whole,
-// so that it is always either the old or the new one.
-type Tokens struct {
-	path string
-
-	mu struct {
-		sync.RWMutex
-		tokens map[string]Token
-	}
+// Rights are what a token is good for. Zero limits are none.
+type Rights struct {
+	Label          string    `json:"label,omitempty"`
+	Allow          []string  `json:"allow,omitempty"` // what it may bind; empty: everything
+	MaxEndpoints   int       `json:"max_endpoints,omitempty"`
+	MaxSessions    int       `json:"max_sessions,omitempty"`
+	MaxConnections int       `json:"max_connections,omitempty"`
+	Bandwidth      uint64    `json:"bandwidth,omitempty"` // bytes per second
+	NoPool         bool      `json:"no_pool,omitempty"`   // its endpoints share no name
+	Expires        time.Time `json:"expires,omitzero"`
+	Admin          bool      `json:"admin,omitempty"` // for the admin API alone, not for agents
+	Join           bool      `json:"join,omitempty"`  // for servers that join the cluster, not for agents
 }
 
-// OpenTokens reads the tokens in dir, which must exist.
-func OpenTokens(dir string) (*Tokens, error) {
-	t := &Tokens{path: filepath.Join(dir, "tokens.json")}
-	t.mu.tokens = make(map[string]Token)
-	b, err := os.ReadFile(t.path)
-	if errors.Is(err, fs.ErrNotExist) {
-		return t, nil
-	}
-	if err != nil {
-		return nil, fmt.Errorf("read tokens: %w", err)
-	}
-	var list []Token
-	if err := json.Unmarshal(b, &list); err != nil {
-		return nil, fmt.Errorf("read tokens from %s: %w: %w", t.path, ErrBadTokens, err)
-	}
-	for _, tok := range list {
-		t.mu.tokens[tok.ID] = tok
-	}
-	return t, nil
-}
+// Expired reports whether the token is of no use any more.
+func (r Rights) Expired(now time.Time) bool { return !r.Expires.IsZero() && !now.Before(r.Expires) }
 
-// Create makes and keeps a token; the returned value holds its secret for the only
-// time.
-func (t *Tokens) Create(fingerprint, label string, allow []string) (tunnel.Token, error) {
+// ErrNoToken says that there is no such token, or that its secret is another.
+var ErrNoToken = errors.New("no such token")
+
+func (s *Store) tokenTable() table[Token] { return table[Token]{s, "tokens/"} }
+
+func newToken(fingerprint string, rights Rights) (tunnel.Token, Token) {
 	token := tunnel.NewToken(fingerprint)
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	t.mu.tokens[token.ID] = Token{
-		ID: token.ID, Hash: hash(token.Secret), Label: label, Allow: allow,
-		Created: time.Now().UTC().Truncate(time.Second),
+	return token, Token{ID: token.ID, Hash: hash(token.Secret), Created: time.Now().UTC().Truncate(time.Second), Rights: rights}
+}
+
+// CreateToken makes and keeps a token; the returned value holds its secret for the only
+// time. The fingerprint is that of the CA that agents shall trust, or empty.
+func (s *Store) CreateToken(ctx context.Context, fingerprint string, rights Rights) (tunnel.Token, error) {
+	token, kept := newToken(fingerprint, rights)
+	rev, err := s.tokenTable().put(ctx, token.ID, 0, kept)
+	if err != nil {
+		return tunnel.Token{}, fmt.Errorf("create token: %w", err)
 	}
-	if err := t.saveLocked(); err != nil {
-		delete(t.mu.tokens, token.ID)
-		return tunnel.Token{}, err
-	}
+	s.tokens.reach(ctx, rev)
 	return token, nil
 }
 
-// Revoke forgets a token. It returns ErrNoToken if there is none with this id.
-func (t *Tokens) Revoke(id string) error {
-	t.mu.Lock()
-	defer t.mu.Unlock()
-	tok, ok := t.mu.tokens[id]
-	if !ok {
+// FirstToken makes a token if this store has never had one, whoever of the nodes comes
+// first. Else it returns ErrExists.
+func (s *Store) FirstToken(ctx context.Context, fingerprint string) (tunnel.Token, error) {
+	token, kept := newToken(fingerprint, Rights{Label: "first"})
+	text, err := encode(kept)
+	if err != nil {
+		return tunnel.Token{}, err
+	}
+	ctx, cancel := context.WithTimeout(ctx, Patience)
+	defer cancel()
+	begun := s.prefix + "begun" // stays when the token is revoked
+	r, err := s.client.Txn(ctx).
+		If(clientv3.Compare(clientv3.CreateRevision(begun), "=", 0)).
+		Then(clientv3.OpPut(begun, ""), clientv3.OpPut(s.tokenTable().path(token.ID), text)).Commit()
+	if err != nil {
+		return tunnel.Token{}, fmt.Errorf("create the first token: %w", fault(err))
+	}
+	if !r.Succeeded {
+		return tunnel.Token{}, ErrExists
+	}
+	s.tokens.reach(ctx, r.Header.Revision)
+	return token, nil
+}
+
+// RevokeToken forgets a token, on all nodes as soon as they hear of it. It returns
+// ErrNoToken if there is none with this id.
+func (s *Store) RevokeToken(ctx context.Context, id string) error {
+	rev, err := s.tokenTable().drop(ctx, id, 0)
+	if errors.Is(err, ErrNotFound) {
 		return ErrNoToken
 	}
-	delete(t.mu.tokens, id)
-	if err := t.saveLocked(); err != nil {
-		t.mu.tokens[id] = tok
-		return err
+	if err != nil {
+		return fmt.Errorf("revoke token: %w", err)
 	}
+	s.tokens.reach(ctx, rev)
 	return nil
 }
 
-// List returns all tokens, oldest first.
-func (t *Tokens) List() []Token {
-	t.mu.RLock()
-	defer t.mu.RUnlock()
-	return t.sortedLocked()
-}
-
-func (t *Tokens) sortedLocked() []Token {
-	list := make([]Token, 0, len(t.mu.tokens))
-	for _, tok := range t.mu.tokens {
-		list = append(list, tok)
+// Tokens returns all tokens, oldest first.
+func (s *Store) Tokens() []Token {
+	var list []Token
+	for _, r := range s.tokens.All() {
+		list = append(list, r.Value)
 	}
 	slices.SortFunc(list, func(a, b Token) int {
 		if c := a.Created.Compare(b.Created); c != 0 {
@@ -121,63 +116,27 @@ func (t *Tokens) sortedLocked() []Token {
 	return list
 }
 
-// Verify returns what is kept of a token whose secret is right, else ErrNoToken.
-// It takes the same time whether or not the id exists.
-func (t *Tokens) Verify(token tunnel.Token) (Token, error) {
-	t.mu.RLock()
-	have, ok := t.mu.tokens[token.ID]
-	t.mu.RUnlock()
-	same := subtle.ConstantTimeCompare([]byte(have.Hash), []byte(hash(token.Secret))) == 1
+// TokensChanged has f told of each token that is made, changed (both given) or revoked.
+func (s *Store) TokensChanged(f func(was, is *Token)) { s.tokens.OnChange(f) }
+
+// Token returns what is kept of a token.
+func (s *Store) Token(id string) (Token, bool) {
+	r, ok := s.tokens.Get(id)
+	return r.Value, ok
+}
+
+// VerifyToken returns what is kept of a token whose secret is right, else ErrNoToken.
+// It takes the same time whether or not the id exists. Expiry is the caller's to judge.
+func (s *Store) VerifyToken(token tunnel.Token) (Token, error) {
+	have, ok := s.tokens.Get(token.ID)
+	same := subtle.ConstantTimeCompare([]byte(have.Value.Hash), []byte(hash(token.Secret))) == 1
 	if !ok || !same {
 		return Token{}, ErrNoToken
 	}
-	return have, nil
+	return have.Value, nil
 }
 
 func hash(secret string) string {
 	sum := sha256.Sum256([]byte(secret))
 	return hex.EncodeToString(sum[:])
-}
-
-func (t *Tokens) saveLocked() error {
-	b, err := json.MarshalIndent(t.sortedLocked(), "", "  ")
-	if err != nil {
-		return fmt.Errorf("save tokens: %w", err)
-	}
-	if err := WriteFile(t.path, append(b, '\n')); err != nil {
-		return fmt.Errorf("save tokens: %w", err)
-	}
-	return nil
-}
-
-// WriteFile replaces a file of mode 0600 so that after a crash it holds either the
-// old or the new content, whole.
-func WriteFile(path string, data []byte) error {
-	f, err := os.CreateTemp(filepath.Dir(path), "."+filepath.Base(path)+".*") // mode 0600
-	if err != nil {
-		return err
-	}
-	defer os.Remove(f.Name()) //nolint:errcheck // gone after the rename
-	_, err = f.Write(data)
-	if err == nil {
-		err = f.Sync()
-	}
-	if cerr := f.Close(); err == nil {
-		err = cerr
-	}
-	if err == nil {
-		err = os.Rename(f.Name(), path)
-	}
-	if err != nil {
-		return err
-	}
-	dir, err := os.Open(filepath.Dir(path))
-	if err != nil {
-		return err
-	}
-	err = dir.Sync() // the rename itself must survive too
-	if cerr := dir.Close(); err == nil {
-		err = cerr
-	}
-	return err
 }

@@ -1,0 +1,528 @@
+package registry
+
+import (
+	"context"
+	"encoding/json"
+	"errors"
+	"maps"
+	"slices"
+	"strings"
+	"sync"
+	"time"
+
+	"github.com/culvert-tunnel/culvert/internal/endpoint"
+	"github.com/culvert-tunnel/culvert/internal/server/store"
+	"github.com/culvert-tunnel/culvert/internal/tunnel"
+)
+
+// A name that a node serves is its own among all nodes by a claim in the store. The claim
+// comes first and the entry after it; it goes when the name is nobody's here any more, not
+// while it is held for its agent. While the store is away, an agent keeps the names that
+// this node knew to be its own, and the claims are written when the store is back: of two
+// then, the older one stands.
+//
+// Registry.mu is taken before claims.mu where both are.
+type claims struct {
+	sync.Mutex
+	own    map[string]*claimed            // by Route.ID, from before the claim is written until the name is given up
+	names  map[string][]*claimed          // by name: which of own have it, or are about to; one for each key
+	others map[string][]other             // by name: the routes of other nodes, as far as is known
+	tokens map[string]map[string]struct{} // the keys among others, by token
+	ending []store.Record[store.Route]
+	wake   chan struct{}
+	lapsed bool // the node has another lease: what it told of its load is gone
+}
+
+// claimed is what a route of this node has in the store.
+type claimed struct {
+	route    *Route
+	token    string
+	claims   []store.Claim                        // one for each name
+	records  map[string]store.Record[store.Route] // by name
+	before   map[string]*claimed                  // by name: what had its key before, while the route is not entered
+	settled  chan struct{}                        // closed when the route is entered, or given up before
+	marked   bool                                 // the records say what the route's down does
+	markedAt time.Time
+}
+
+func newClaims() claims {
+	return claims{
+		own: make(map[string]*claimed), names: make(map[string][]*claimed), others: make(map[string][]other),
+		tokens: make(map[string]map[string]struct{}), wake: make(chan struct{}, 1),
+	}
+}
+
+// Pauses and bounds of settle.
+const (
+	settleEvery = time.Second
+	settleAtOne = 16
+)
+
+// secure claims all names of a route that is about to be entered. Its error is a
+// *tunnel.BindError.
+func (r *Registry) secure(ctx context.Context, req Request, route *Route, names []endpoint.Name) error {
+	if r.cfg.Claims == nil {
+		return nil
+	}
+	c, err := r.newClaimed(req, route, names)
+	if err != nil {
+		return err
+	}
+	r.claims.Lock()
+	if limit := req.MaxEndpoints; limit > 0 && r.countLocked(c) >= limit {
+		r.claims.Unlock()
+		return refuse(tunnel.CodeTooManyEndpoints, "this token has %d endpoints, as many as it allows: give one up, or use another token", limit)
+	}
+	r.registerLocked(c)
+	r.claims.Unlock()
+	for i, claim := range c.claims {
+		rec, err := r.claimOne(ctx, claim, names[i])
+		switch {
+		case err == nil:
+			r.keep(c, rec)
+		case errors.Is(err, store.ErrUnavailable) && r.knew(names[i], req):
+			r.wake() // provisionally
+		default:
+			r.abandon(route)
+			return r.explain(err, names[i])
+		}
+	}
+	return nil
+}
+
+// registerLocked makes c the one that has its keys, in place of what its agent had.
+func (r *Registry) registerLocked(c *claimed) {
+	r.claims.own[c.route.ID] = c
+	for i, claim := range c.claims {
+		list := r.claims.names[claim.Name]
+		at := slices.IndexFunc(list, func(has *claimed) bool { return has.route.member == c.route.member })
+		if at < 0 {
+			r.claims.names[claim.Name] = append(list, c)
+			continue
+		}
+		c.before[claim.Name] = list[at]
+		c.claims[i].Since = list[at].since(claim.Name, claim.Since)
+		list[at] = c
+	}
+}
+
+// since is since when the agent of a claim has a name.
+func (c *claimed) since(name string, or time.Time) time.Time {
+	for _, claim := range c.claims {
+		if claim.Name == name {
+			return claim.Since
+		}
+	}
+	return or
+}
+
+// keep notes that a claim is written, or sees to it that it goes if the name has been given
+// up meanwhile.
+func (r *Registry) keep(c *claimed, rec store.Record[store.Route]) {
+	r.claims.Lock()
+	defer r.claims.Unlock()
+	if r.claims.own[c.route.ID] != c {
+		r.claims.ending = append(r.claims.ending, rec)
+		r.wake()
+		return
+	}
+	c.records[rec.Value.Name] = rec
+	for i := range c.claims {
+		if c.claims[i].Name == rec.Value.Name {
+			c.claims[i].Since = rec.Value.Since
+		}
+	}
+}
+
+func (r *Registry) newClaimed(req Request, route *Route, names []endpoint.Name) (*claimed, error) {
+	spec, err := json.Marshal(req.Spec)
+	if err != nil {
+		return nil, refuse(tunnel.CodeInternal, "the endpoint can't be written down")
+	}
+	c := &claimed{
+		route: route, token: req.Token, marked: true,
+		records: make(map[string]store.Record[store.Route]), before: make(map[string]*claimed),
+		settled: make(chan struct{}),
+	}
+	for _, name := range names {
+		record := route.record
+		record.Name, record.Since, record.Spec = name.String(), time.Now().UTC(), spec
+		c.claims = append(c.claims, store.Claim{
+			Route:    record,
+			Excludes: excludes(name), Custom: r.custom(name), Proof: r.cfg.Shared != nil && r.cfg.Shared(),
+			Free: r.free,
+		})
+	}
+	return c, nil
+}
+
+// recordOf is what a route is in the store, whatever its name.
+func recordOf(req Request, id string) store.Route {
+	record := store.Route{
+		Session: req.Owner.SessionID, Endpoint: id, Agent: req.Owner.AgentID, Generation: req.Owner.Generation,
+		Token: req.Token, Seat: req.Owner.Seat, Pool: req.Spec.Terms(),
+	}
+	if record.Pool != "" {
+		record.Part = req.Spec.Name
+	}
+	return record
+}
+
+// excludes are the names that a name leaves no room for: HTTP and TLS share a port.
+func excludes(name endpoint.Name) []string {
+	switch name.Kind {
+	case endpoint.HTTP:
+		return []string{endpoint.Name{Kind: endpoint.TLS, Host: name.Host}.String()}
+	case endpoint.TLS:
+		return []string{endpoint.Name{Kind: endpoint.HTTP, Host: name.Host}.String()}
+	default:
+		return nil
+	}
+}
+
+// custom reports whether a name is a domain of its owner's, not one of the server's.
+func (r *Registry) custom(name endpoint.Name) bool {
+	return name.Host != "" && !strings.HasSuffix(name.Host, "."+r.cfg.Domain)
+}
+
+// claimOne claims a name; where another token had it last, whoever shows that the domain is
+// his has it.
+func (r *Registry) claimOne(ctx context.Context, c store.Claim, name endpoint.Name) (store.Record[store.Route], error) {
+	rec, err := r.cfg.Claims.Claim(ctx, c)
+	if _, unproven := errors.AsType[*store.ProofError](err); unproven && r.cfg.Prove != nil {
+		if err := r.cfg.Prove(ctx, name.Host, c.Token); err != nil {
+			return rec, err
+		}
+		c.Proven = true
+		rec, err = r.cfg.Claims.Claim(ctx, c)
+	}
+	return rec, err
+}
+
+// free reports whether a route in the store is nobody's in truth: one of this node's that
+// it has given up already, though the store has not heard of it.
+func (r *Registry) free(route store.Route) bool {
+	if route.Node != r.cfg.Claims.Node() {
+		return false
+	}
+	r.claims.Lock()
+	defer r.claims.Unlock()
+	return r.claims.own[route.Endpoint] == nil
+}
+
+// countLocked is how many endpoints a token has, but for those that c is about to take over
+// from its agent.
+func (r *Registry) countLocked(c *claimed) int {
+	taken := func(name string, has store.Route) bool {
+		fate, _ := c.route.record.Meets(has)
+		return fate == store.Yields && slices.ContainsFunc(c.claims, func(claim store.Claim) bool { return claim.Name == name })
+	}
+	n := 0
+	for _, has := range r.claims.own {
+		if has.token == c.token && !taken(has.claims[0].Name, has.route.record) {
+			n++
+		}
+	}
+	counted := make(map[string]bool) // an endpoint may have several names
+	for key := range r.claims.tokens[c.token] {
+		name := store.NameOf(key)
+		for _, o := range r.claims.others[name] {
+			if o.key == key && !taken(name, o.record) && !counted[o.record.Endpoint] {
+				counted[o.record.Endpoint] = true
+				n++
+			}
+		}
+	}
+	return n
+}
+
+// knew reports whether a name was the agent's by what this node knows.
+func (r *Registry) knew(name endpoint.Name, req Request) bool {
+	agent, token := req.Owner.AgentID, req.Token
+	its := func(route *Route) bool { return route.Owner.AgentID == agent && route.token == token }
+	r.mu.RLock()
+	e := r.mu.entries[name]
+	mine := e != nil && (slices.ContainsFunc(e.members, its) || e.state == held && its(e.route))
+	r.mu.RUnlock()
+	if mine {
+		return true
+	}
+	r.claims.Lock()
+	defer r.claims.Unlock()
+	return slices.ContainsFunc(r.claims.others[name.String()], func(o other) bool { return o.record.Agent == agent && o.record.Token == token })
+}
+
+// explain turns the store's answer into one for the agent. It tells what kind of conflict
+// there is, not with whom.
+func (r *Registry) explain(err error, name endpoint.Name) error {
+	r.mu.RLock()
+	e := r.mu.entries[name]
+	waits := e != nil && e.state == held
+	r.mu.RUnlock()
+	return explain(err, name, waits)
+}
+
+// explain is Registry.explain; waits says that the name waits for its agent, or is free soon.
+func explain(err error, name endpoint.Name, waits bool) *tunnel.BindError {
+	var proof *store.ProofError
+	var held *store.HeldError
+	var pool *store.PoolError
+	var reserved *store.ReservedError
+	var told *tunnel.BindError
+	switch {
+	case errors.As(err, &told):
+		return told
+	case errors.Is(err, store.ErrSuperseded):
+		return refuse(tunnel.CodeSuperseded, "%s is served by a newer run of this agent", name)
+	case errors.As(err, &reserved):
+		return refuse(tunnel.CodeNameReserved, "%s is reserved for another token: ask for another name", name)
+	case errors.As(err, &proof):
+		return refuse(tunnel.CodeDomainUnproven, "%s was another token's before: ask the server's operator to release it", name)
+	case errors.Is(err, store.ErrPoolFull):
+		return refuse(tunnel.CodePoolFull, "%s has %d agents already, as many as may share a name", name, store.MaxMembers)
+	case errors.As(err, &pool):
+		return otherwiseShared(pool, name, waits)
+	case errors.As(err, &held) && held.Holder.Name != "" && held.Holder.Name != name.String():
+		return refuse(tunnel.CodeNameTaken, "%s is taken by another kind of endpoint", name.Host)
+	case errors.As(err, &held):
+		return taken(name, waits)
+	case errors.Is(err, store.ErrUnavailable):
+		return &tunnel.BindError{Code: tunnel.CodeStoreUnavailable, Message: "the cluster's state is out of reach for the moment, and with it new names", Retryable: true}
+	}
+	return &tunnel.BindError{Code: tunnel.CodeInternal, Message: "the server could not claim the name", Retryable: true}
+}
+
+// taken says that another agent has a name.
+func taken(name endpoint.Name, waits bool) *tunnel.BindError {
+	err := refuse(tunnel.CodeNameTaken, "%s is taken by another agent", name)
+	if name.Port != 0 {
+		err = refuse(tunnel.CodePortTaken, "port %d is taken by another agent", name.Port)
+	}
+	err.Retryable = waits
+	return err
+}
+
+// otherwiseShared says that an agent of the same token has the name in another way.
+func otherwiseShared(pool *store.PoolError, name endpoint.Name, waits bool) *tunnel.BindError {
+	err := taken(name, waits)
+	switch {
+	case pool.Asked && pool.Member.Pool != "":
+		// Those that run may be on their way to the new settings, one after the other.
+		err = &tunnel.BindError{Code: tunnel.CodePoolMismatch, Message: name.String() + " is a pool with other settings: what decides about visitors must be the same for all its members", Retryable: true}
+	case pool.Asked:
+		err.Message = name.String() + " is another agent's of this token alone: start that one with --pool too"
+	default:
+		err.Message = name.String() + " is a pool of other agents of this token: join it with --pool"
+	}
+	return err
+}
+
+// enteredLocked notes that a route is in the table. Whoever calls it holds Registry.mu.
+func (r *Registry) enteredLocked(route *Route) {
+	r.claims.Lock()
+	defer r.claims.Unlock()
+	route.entered.Store(true)
+	if c := r.claims.own[route.ID]; c != nil {
+		close(c.settled)
+	}
+}
+
+// abandon gives up what a route has claimed, but for what its heir claims. It does not wait
+// for the store.
+func (r *Registry) abandon(route *Route) {
+	if r.cfg.Claims == nil {
+		return
+	}
+	r.claims.Lock()
+	defer r.claims.Unlock()
+	c := r.claims.own[route.ID]
+	if c == nil {
+		return
+	}
+	delete(r.claims.own, route.ID)
+	if !route.entered.Load() {
+		close(c.settled)
+	}
+	for _, claim := range c.claims {
+		rec, written := c.records[claim.Name]
+		list := r.claims.names[claim.Name]
+		at := slices.Index(list, c)
+		if at < 0 {
+			continue // its heir has replaced it, or will
+		}
+		if before := c.before[claim.Name]; !route.entered.Load() && before != nil && r.claims.own[before.route.ID] == before {
+			list[at] = before // which goes on
+		} else if list = slices.Delete(list, at, at+1); len(list) > 0 {
+			r.claims.names[claim.Name] = list
+		} else {
+			delete(r.claims.names, claim.Name)
+		}
+		if written {
+			r.claims.ending = append(r.claims.ending, rec)
+		}
+	}
+	r.wake()
+}
+
+func (r *Registry) wake() {
+	select {
+	case r.claims.wake <- struct{}{}:
+	default:
+	}
+}
+
+// Regained says that the node has a new lease: all that hung on the old one is gone.
+func (r *Registry) Regained() {
+	r.claims.Lock()
+	for _, c := range r.claims.own {
+		clear(c.records)
+	}
+	r.claims.lapsed = true
+	r.claims.Unlock()
+	r.wake()
+}
+
+// Run keeps claims and store in step until ctx ends: it hears of others' claims, gives up
+// what is to be given up, and writes what could not be written before.
+func (r *Registry) Run(ctx context.Context) error {
+	if r.cfg.Claims == nil {
+		return nil
+	}
+	var tasks sync.WaitGroup
+	defer tasks.Wait()
+	tasks.Go(func() { r.cfg.Claims.FollowRoutes(ctx, (*sink)(r)) })
+	if r.cfg.Peer != nil {
+		tasks.Go(func() { r.cfg.Claims.FollowLoads(ctx, (*loadSink)(r)) })
+		tasks.Go(func() { r.tellLoads(ctx) })
+	}
+	tick := time.NewTicker(settleEvery)
+	defer tick.Stop()
+	for {
+		select {
+		case <-ctx.Done():
+			return nil
+		case <-tick.C:
+		case <-r.claims.wake:
+		}
+		r.settle(ctx)
+	}
+}
+
+// settle makes the store agree with what this node serves.
+func (r *Registry) settle(ctx context.Context) {
+	r.claims.Lock()
+	ending := r.claims.ending
+	r.claims.ending = nil
+	type missing struct {
+		c     *claimed
+		claim store.Claim
+	}
+	var wanting []missing
+	var unmarked []*claimed
+	for _, c := range r.claims.own {
+		for _, claim := range c.claims {
+			// Until a route is entered, its claims are secure's to write.
+			if _, ok := c.records[claim.Name]; !ok && c.route.entered.Load() {
+				wanting = append(wanting, missing{c, claim})
+			}
+		}
+		if !c.marked {
+			unmarked = append(unmarked, c)
+		}
+	}
+	r.claims.Unlock()
+	places := make(chan struct{}, settleAtOne)
+	var tasks sync.WaitGroup
+	do := func(f func()) {
+		places <- struct{}{}
+		tasks.Go(func() {
+			f()
+			<-places
+		})
+	}
+	for _, rec := range ending {
+		do(func() {
+			if err := r.cfg.Claims.Unclaim(ctx, rec); err != nil {
+				r.claims.Lock()
+				r.claims.ending = append(r.claims.ending, rec) // again with the next tick
+				r.claims.Unlock()
+			}
+		})
+	}
+	for _, m := range wanting {
+		do(func() { r.rewrite(ctx, m.c, m.claim) })
+	}
+	for _, c := range unmarked {
+		do(func() { r.mark(ctx, c) })
+	}
+	tasks.Wait()
+}
+
+// rewrite claims again a name that this node serves, or ends serving it.
+func (r *Registry) rewrite(ctx context.Context, c *claimed, claim store.Claim) {
+	claim.Older, claim.Down = true, c.route.down.Load()
+	rec, err := r.cfg.Claims.Claim(ctx, claim)
+	switch {
+	case errors.Is(err, store.ErrUnavailable):
+	case err == nil:
+		r.keep(c, rec)
+	case errors.Is(err, store.ErrSuperseded):
+		r.evict(c.route, refuse(tunnel.CodeSuperseded, "%s is served by a newer run of this agent now", claim.Name))
+	default:
+		r.evict(c.route, refuse(tunnel.CodeNameTaken, "%s went to another agent while the cluster's state was out of reach", claim.Name))
+	}
+}
+
+// evict ends a route whose name is somebody else's now.
+func (r *Registry) evict(route *Route, why *tunnel.BindError) {
+	r.abandon(route)
+	r.leave(released, []*Route{route})
+	for _, name := range route.names {
+		r.followAll(name.String())
+	}
+	if route.lost != nil {
+		route.lost(route, why)
+	}
+}
+
+// markEvery bounds how often an agent's word about its upstream is written.
+const markEvery = time.Second
+
+// SetDown says what the agent knows of its upstream: whether visitors should go to other
+// members while there are some, on all nodes.
+func (r *Registry) SetDown(route *Route, down bool) {
+	if route.down.Swap(down) == down || r.cfg.Claims == nil {
+		return
+	}
+	r.claims.Lock()
+	if c := r.claims.own[route.ID]; c != nil {
+		c.marked = false
+	}
+	r.claims.Unlock()
+	r.wake()
+}
+
+// mark tells other nodes of a route's Down. What can't be written is tried again with the
+// next tick.
+func (r *Registry) mark(ctx context.Context, c *claimed) {
+	down := c.route.down.Load()
+	r.claims.Lock()
+	if time.Since(c.markedAt) < markEvery {
+		r.claims.Unlock()
+		return
+	}
+	c.markedAt = time.Now()
+	records := slices.Collect(maps.Values(c.records))
+	r.claims.Unlock()
+	for _, rec := range records {
+		rec.Value.Down = down
+		rec, err := r.cfg.Claims.Mark(ctx, rec)
+		if err != nil {
+			return
+		}
+		r.keep(c, rec)
+	}
+	r.claims.Lock()
+	c.marked = c.route.down.Load() == down
+	r.claims.Unlock()
+}

@@ -30,7 +30,7 @@ func (c Config) withDefaults() Config {
 
 // Pair returns both ends of a TCP connection over the line.
 func (l *Line) Pair(ctx context.Context) (client, server net.Conn, err error) {
-	ln, err := l.Listen(ctx)
+	ln, err := l.Far().Listen(ctx, l.Far().IP()+":0")
 	if err != nil {
 		return nil, nil, err
 	}
@@ -44,7 +44,7 @@ func (l *Line) Pair(ctx context.Context) (client, server net.Conn, err error) {
 		c, err := ln.Accept()
 		done <- accepted{c, err}
 	}()
-	client, err = l.Dial(ctx, ln.Addr().String())
+	client, err = l.Near().Dial(ctx, ln.Addr().String())
 	if err != nil {
 		return nil, nil, err
 	}

@@ -54,25 +54,37 @@ func (l *Line) Close() {
 	l.tasks.Wait()
 }
 
-// Listen listens at the far end.
-func (l *Line) Listen(ctx context.Context) (net.Listener, error) {
+// Near is the one end.
+func (l *Line) Near() Host { return l.near }
+
+// Far is the other end.
+func (l *Line) Far() Host { return l.far }
+
+// IP implements Host.
+func (h *host) IP() string { return h.ip }
+
+// Listen implements Host.
+func (h *host) Listen(ctx context.Context, address string) (net.Listener, error) {
 	var ln net.Listener
-	err := l.far.do(func() (err error) {
-		ln, err = new(net.ListenConfig).Listen(ctx, "tcp", farAddress+":0")
+	err := h.do(func() (err error) {
+		ln, err = Loopback.Listen(ctx, address)
 		return err
 	})
 	return ln, err
 }
 
-// Dial connects from the near end.
-func (l *Line) Dial(ctx context.Context, address string) (net.Conn, error) {
+// Dial implements Host.
+func (h *host) Dial(ctx context.Context, address string) (net.Conn, error) {
 	var c net.Conn
-	err := l.near.do(func() (err error) {
-		c, err = new(net.Dialer).DialContext(ctx, "tcp", address)
+	err := h.do(func() (err error) {
+		c, err = Loopback.Dial(ctx, address)
 		return err
 	})
 	return c, err
 }
+
+// Start implements Host: a process belongs to the namespace of the thread that made it.
+func (h *host) Start(cmd *exec.Cmd) error { return h.do(cmd.Start) }
 
 // packet on its way.
 type packet struct {
@@ -131,12 +143,13 @@ func (l *Line) carry(cfg Config, from, to *os.File) {
 
 // host is a network namespace, entered by one thread.
 type host struct {
+	ip   string
 	tun  *os.File
 	work chan func()
 }
 
 func newHost(own, other string, mtu int) (*host, error) {
-	h := &host{work: make(chan func())}
+	h := &host{ip: own, work: make(chan func())}
 	ready := make(chan error)
 	go func() {
 		// The thread is in another namespace now and ends with this goroutine.

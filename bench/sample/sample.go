@@ -3,7 +3,9 @@ package sample
 
 import (
 	"fmt"
+	"math"
 	"slices"
+	"strconv"
 )
 
 // Median of at least one value.
@@ -20,5 +22,24 @@ func Spread(v []float64) string {
 	if len(v) == 0 {
 		return "-"
 	}
-	return fmt.Sprintf("%.4g [%.3g…%.3g]", Median(v), slices.Min(v), slices.Max(v))
+	return fmt.Sprintf("%s [%s…%s]", Figure(Median(v)), figure(slices.Min(v), 3), figure(slices.Max(v), 3))
+}
+
+// Figure shows four digits of v, and where there are more zeros for them: 12,590.
+func Figure(v float64) string { return figure(v, 4) }
+
+func figure(v float64, digits int) string {
+	s := strconv.FormatFloat(v, 'g', digits, 64)
+	if math.Abs(v) < 1000 || math.IsInf(v, 0) {
+		return s
+	}
+	short, err := strconv.ParseFloat(s, 64)
+	if err != nil {
+		return s
+	}
+	s = strconv.FormatFloat(short, 'f', 0, 64)
+	for i := len(s) - 3; i > 0 && s[i-1] != '-'; i -= 3 {
+		s = s[:i] + "," + s[i:]
+	}
+	return s
 }

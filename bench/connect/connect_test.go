@@ -1,5 +1,5 @@
-// Package bench measures Culvert. Nothing in it is a test.
-package bench
+// Package connect measures how long an agent takes to be of use. Nothing in it is a test.
+package connect
 
 import (
 	"context"
@@ -51,14 +51,14 @@ func BenchmarkConnect(b *testing.B) {
 			_ = c.Close()
 		}
 	}()
-	up, err := agent.ParseUpstream(l.Addr().String(), nil)
+	up, err := agent.ParseUpstream(l.Addr().String(), agent.UpstreamTLS{})
 	must(b, err)
 
 	var times []time.Duration
 	for i := 0; b.Loop(); i++ {
 		online := make(chan string, 1)
 		a := agent.New(agent.Config{
-			Server: r.HTTPS.String(), Token: *r.Token, ID: fmt.Sprint("bench-", i), Generation: 1, Drain: time.Second, Logger: log,
+			Servers: []string{r.HTTPS.String()}, Token: *r.Token, ID: fmt.Sprint("bench-", i), Generation: 1, Drain: time.Second, Logger: log,
 			Endpoints: []agent.Endpoint{{Spec: endpoint.Spec{Kind: endpoint.TCP, Name: "bench"}, Upstream: up}},
 			Online:    func(_ string, urls []string) { online <- urls[0] },
 		})

@@ -1,0 +1,113 @@
+package rival
+
+import (
+	"context"
+	"fmt"
+	"path/filepath"
+)
+
+// planNone lets visitors reach the services themselves.
+func planNone(_ context.Context, _ string, _ map[string]string, site Site) (*Plan, error) {
+	p := &Plan{Addresses: make(map[string]string)}
+	for _, s := range site.Services {
+		p.Addresses[s.Name] = s.Address
+	}
+	p.HTTP = "http://" + p.Addresses[Web]
+	return p, nil
+}
+
+// planHAProxy chains two HAProxy in TCP mode.
+func planHAProxy(ctx context.Context, dir string, paths map[string]string, site Site) (*Plan, error) {
+	n := len(site.Services)
+	outer, err := ports(ctx, site.Server, n)
+	if err != nil {
+		return nil, err
+	}
+	inner, err := ports(ctx, site.Agent, n)
+	if err != nil {
+		return nil, err
+	}
+	const head = `global
+	maxconn 7000
+defaults
+	mode tcp
+	option splice-auto
+	timeout connect 5s
+	timeout client 1h
+	timeout server 1h
+`
+	first, second := head, head
+	p := &Plan{Addresses: make(map[string]string)}
+	for i, s := range site.Services {
+		p.Addresses[s.Name] = at(site.Server, outer+i)
+		first += fmt.Sprintf("listen %s\n\tbind %s\n\tserver next %s\n", s.Name, at(site.Server, outer+i), at(site.Agent, inner+i))
+		second += fmt.Sprintf("listen %s\n\tbind %s\n\tserver service %s\n", s.Name, at(site.Agent, inner+i), s.Address)
+	}
+	p.HTTP = "http://" + p.Addresses[Web]
+	outerFile, err := write(dir, "outer.cfg", first)
+	if err != nil {
+		return nil, err
+	}
+	innerFile, err := write(dir, "inner.cfg", second)
+	p.Server = []Command{{Path: paths["haproxy"], Args: []string{"-db", "-f", outerFile}, Listens: at(site.Server, outer)}}
+	p.Agent = []Command{{Path: paths["haproxy"], Args: []string{"-db", "-f", innerFile}, Listens: at(site.Agent, inner)}}
+	return p, err
+}
+
+// planNginx chains two nginx by HTTP, both with connections kept.
+func planNginx(ctx context.Context, dir string, paths map[string]string, site Site) (*Plan, error) {
+	outer, err := ports(ctx, site.Server, 2)
+	if err != nil {
+		return nil, err
+	}
+	inner, err := ports(ctx, site.Agent, 1)
+	if err != nil {
+		return nil, err
+	}
+	if _, _, err := identity(ctx, dir, paths["openssl"]); err != nil {
+		return nil, err
+	}
+	one := func(name, listen, to string) (string, error) {
+		return write(dir, name, fmt.Sprintf(`daemon off;
+pid %s.pid;
+error_log %s.log;
+worker_processes auto;
+events { worker_connections 8000; }
+http {
+	access_log off;
+	client_body_temp_path %s-body;
+	proxy_temp_path %s-proxy;
+	fastcgi_temp_path %s-fastcgi;
+	uwsgi_temp_path %s-uwsgi;
+	scgi_temp_path %s-scgi;
+	keepalive_requests 1000000000;
+	upstream next { server %s; keepalive 256; keepalive_requests 1000000000; }
+	server {
+		%s
+		location / {
+			proxy_pass http://next;
+			proxy_http_version 1.1;
+			proxy_set_header Connection "";
+			proxy_set_header Host $host;
+		}
+	}
+}
+`, filepath.Join(dir, name), filepath.Join(dir, name), filepath.Join(dir, name), filepath.Join(dir, name), filepath.Join(dir, name),
+			filepath.Join(dir, name), filepath.Join(dir, name), to, listen))
+	}
+	outerFile, err := one("outer.conf", fmt.Sprintf("listen %s reuseport; listen %s ssl http2 reuseport; ssl_certificate %s; ssl_certificate_key %s;",
+		at(site.Server, outer), at(site.Server, outer+1), filepath.Join(dir, "host.pem"), filepath.Join(dir, "host.key")), at(site.Agent, inner))
+	if err != nil {
+		return nil, err
+	}
+	innerFile, err := one("inner.conf", fmt.Sprintf("listen %s reuseport;", at(site.Agent, inner)), site.Service(Web))
+	if err != nil {
+		return nil, err
+	}
+	return &Plan{
+		Server: []Command{{Path: paths["nginx"], Args: []string{"-c", outerFile, "-p", dir}, Listens: at(site.Server, outer)}},
+		Agent:  []Command{{Path: paths["nginx"], Args: []string{"-c", innerFile, "-p", dir}, Listens: at(site.Agent, inner)}},
+		HTTP:   "http://" + at(site.Server, outer),
+		H2:     fmt.Sprintf("https://%s:%d", Host, outer+1),
+	}, nil
+}

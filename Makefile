@@ -36,10 +36,10 @@ fuzz: ## every fuzz target for a moment
 	./test/fuzz-smoke
 
 fault: ## what can break breaks under traffic, some minutes; root, for network namespaces
-	$(GO) test -count=1 -timeout 15m ./test/fault -cuts 100 -kills 50 -upgrades 10 -agents 2000 -outage 60s -total 1073741824 -soak 2m
+	$(GO) test -count=1 -timeout 15m ./test/fault -cuts 100 -kills 50 -upgrades 10 -agents 2000 -outage 60s -total 1073741824 -soak 2m -clocks
 
 soak: ## the same for an hour
-	$(GO) test -count=1 -timeout 80m ./test/fault -run 'TestCuts|TestSoak' -cuts 100 -total 2147483648 -soak 1h -v
+	$(GO) test -count=1 -timeout 80m ./test/fault -run 'TestCuts|TestSoak|TestClocks' -clocks -cuts 100 -total 2147483648 -soak 1h -v
 
 vulncheck: bin/govulncheck ## known vulnerabilities, where their database is reachable
 	@timeout 60 bin/govulncheck ./... || { \

@@ -49,7 +49,13 @@ func cutUnderTraffic(t *testing.T, cuts int, total int64, extra ...string) {
 // resumed waits until one more link of each agent has been resumed than before.
 func resumed(t *testing.T, s *server, before int) {
 	t.Helper()
-	for n, from := 0, 0; n < before+2; n++ {
+	s.resumes(before + 2)
+}
+
+// resumes waits until so many links have been resumed since the server started.
+func (s *server) resumes(total int) {
+	s.t.Helper()
+	for n, from := 0, 0; n < total; n++ {
 		_, from = s.wait(from, "link resumed")
 	}
 }

@@ -24,6 +24,7 @@ var (
 	upgrades = flag.Int("upgrades", 3, "servers that take over from each other")
 	total    = flag.Int64("total", 256<<20, "bytes to be transferred each way under cuts, at least")
 	outage   = flag.Duration("outage", 8*time.Second, "how long the store is away")
+	clocks   = flag.Bool("clocks", false, "build a culvert whose clock can be set, which takes a minute")
 	soak     = flag.Duration("soak", 5*time.Second, "how long TestSoak takes")
 )
 

@@ -134,12 +134,13 @@ func (s *server) holds() held {
 	return h
 }
 
-// rest waits until the server's agents are gone, and what visitors kept open too.
+// rest waits until the server's agents are gone, and what visitors kept open too. The port of
+// an agent that has left is held for the grace, which is as long as our patience.
 func (s *server) rest() {
 	s.t.Helper()
 	tick := time.NewTicker(50 * time.Millisecond)
 	defer tick.Stop()
-	timeout := time.After(patience)
+	timeout := time.After(2 * patience)
 	for {
 		if s.count("agent connected") == s.count("agent disconnected") && s.connections() == 0 {
 			return
@@ -147,24 +148,46 @@ func (s *server) rest() {
 		select {
 		case <-tick.C:
 		case <-timeout:
-			s.t.Fatalf("%d agents came and %d went, %d connections are left", s.count("agent connected"), s.count("agent disconnected"), s.connections())
+			left := s.sockets()
+			s.signal(syscall.SIGQUIT) // what it waits for
+			<-s.done
+			s.t.Fatalf("%d agents came and %d went, beyond %d sockets these are left: %s",
+				s.count("agent connected"), s.count("agent disconnected"), s.listening, strings.Join(left, ", "))
 		}
 	}
 }
 
 // connections is how many sockets the process has beyond those it listens on.
 func (s *server) connections() int {
-	entries, err := os.ReadDir(fmt.Sprintf("/proc/%d/fd", s.cmd.Process.Pid))
-	check(s.t, err)
-	n := 0
-	for _, e := range entries {
-		to, err := os.Readlink(fmt.Sprintf("/proc/%d/fd/%s", s.cmd.Process.Pid, e.Name()))
-		if err == nil && strings.HasPrefix(to, "socket:") {
-			n++
-		}
-	}
+	n := len(s.sockets())
 	if s.listening == 0 {
 		s.listening = n
 	}
 	return n - s.listening
+}
+
+// sockets are the process's, as /proc/net/tcp has them if they are of TCP.
+func (s *server) sockets() (all []string) {
+	dir := fmt.Sprintf("/proc/%d/", s.cmd.Process.Pid)
+	entries, err := os.ReadDir(dir + "fd")
+	check(s.t, err)
+	var table []byte
+	for _, name := range []string{"net/tcp", "net/tcp6"} {
+		b, _ := os.ReadFile(dir + name)
+		table = append(table, b...)
+	}
+	for _, e := range entries {
+		to, err := os.Readlink(dir + "fd/" + e.Name())
+		inode, is := strings.CutPrefix(to, "socket:[")
+		if err != nil || !is {
+			continue
+		}
+		all = append(all, to)
+		for line := range strings.Lines(string(table)) {
+			if f := strings.Fields(line); len(f) > 9 && f[9]+"]" == inode {
+				all[len(all)-1] = strings.Join(f[1:4], " ")
+			}
+		}
+	}
+	return all
 }

@@ -10,10 +10,28 @@ import (
 type chunk struct {
 	next *chunk
 	n    int // bytes in use, behind the room for the header
-	b    [headerSize + maxData]byte
+	b    []byte
 }
 
-var chunks = sync.Pool{New: func() any { return new(chunk) }}
+// smallSize is of the first chunk of a ring that was empty, if it is enough: a link that says
+// a word now and then holds no more than that.
+const smallSize = 512
+
+var (
+	chunks      = sync.Pool{New: func() any { return &chunk{b: make([]byte, headerSize+maxData)} }}
+	smallChunks = sync.Pool{New: func() any { return &chunk{b: make([]byte, smallSize)} }}
+)
+
+func (c *chunk) full() bool { return headerSize+c.n == len(c.b) }
+
+func (c *chunk) free() {
+	c.next, c.n = nil, 0
+	if len(c.b) == smallSize {
+		smallChunks.Put(c)
+	} else {
+		chunks.Put(c)
+	}
+}
 
 // ring is what was written and not yet acknowledged: the bytes of the stream from
 // begin to end. An empty one holds no memory. Whoever uses it holds Conn.mu.
@@ -30,22 +48,32 @@ type ring struct {
 func (r *ring) add(p []byte) {
 	for len(p) > 0 {
 		t := r.tail
-		if t == nil || t.n == maxData {
-			t = chunks.Get().(*chunk)
-			if r.tail == nil {
-				r.head, r.base = t, r.end
-			} else {
-				r.tail.next = t
-			}
-			r.tail = t
-			r.count++
-			r.budget.take(1)
+		if t == nil || t.full() {
+			t = r.grow(len(p))
 		}
 		n := copy(t.b[headerSize+t.n:], p)
 		t.n += n
 		r.end += uint64(n) //nolint:gosec // not negative
 		p = p[n:]
 	}
+}
+
+// grow adds a chunk for n bytes or the first of them.
+func (r *ring) grow(n int) *chunk {
+	pool := &chunks
+	if r.tail == nil && headerSize+n <= smallSize {
+		pool = &smallChunks
+	}
+	c := pool.Get().(*chunk)
+	if r.tail == nil {
+		r.head, r.base = c, r.end
+	} else {
+		r.tail.next = c
+	}
+	r.tail = c
+	r.count++
+	r.budget.take(len(c.b))
+	return c
 }
 
 // drop lets go of what lies before position to.
@@ -55,10 +83,9 @@ func (r *ring) drop(to uint64) {
 		c := r.head
 		r.base += uint64(c.n) //nolint:gosec // not negative
 		r.head = c.next
-		c.next, c.n = nil, 0
-		chunks.Put(c)
 		r.count--
-		r.budget.take(-1)
+		r.budget.take(-len(c.b))
+		c.free()
 	}
 	if r.head == nil {
 		r.tail = nil
@@ -93,22 +120,22 @@ func (r *ring) at(cur *cursor, pos uint64) {
 
 // Budget bounds what several Conns keep. A Conn may always keep a little.
 type Budget struct {
-	limit, used atomic.Int64 // chunks
+	limit, used atomic.Int64 // bytes
 }
 
 // NewBudget returns a budget of so many bytes.
 func NewBudget(bytes int64) *Budget {
 	b := new(Budget)
-	b.limit.Store(bytes / maxData)
+	b.limit.Store(bytes)
 	return b
 }
 
 // Used is how many bytes are kept.
-func (b *Budget) Used() int64 { return b.used.Load() * maxData }
+func (b *Budget) Used() int64 { return b.used.Load() }
 
-func (b *Budget) take(n int64) {
+func (b *Budget) take(n int) {
 	if b != nil {
-		b.used.Add(n)
+		b.used.Add(int64(n))
 	}
 }
 

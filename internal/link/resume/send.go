@@ -87,7 +87,7 @@ func (c *Conn) giveLocked(t Transport, all bool) error {
 		r.at(&c.mu.cursor, c.mu.next)
 		ch := c.mu.cursor.c
 		from := int(c.mu.next - c.mu.cursor.base) //nolint:gosec // within a chunk
-		if ch.n < maxData && !all {
+		if !ch.full() && !all {
 			return nil
 		}
 		if err := c.recordLocked(t, ch.b[:headerSize+ch.n], from); err != nil {

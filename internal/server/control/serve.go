@@ -35,6 +35,7 @@ func (s *agentSession) serveControl(ctx context.Context, l *link.Link) error {
 	s.ctl = ctl
 	s.write.Unlock()
 	defer ctl.Close() //nolint:errcheck // the link ends with it
+	handled := make(chan error)
 	for {
 		var m tunnel.Control
 		if err := tunnel.Read(ctl, &m, tunnel.MaxControl); err != nil {
@@ -43,7 +44,8 @@ func (s *agentSession) serveControl(ctx context.Context, l *link.Link) error {
 			}
 			return err
 		}
-		if err := s.handle(ctx, &m); err != nil {
+		go func() { handled <- s.handle(ctx, &m) }() // binding takes a large stack, which this idle goroutine would keep
+		if err := <-handled; err != nil {
 			return err
 		}
 	}

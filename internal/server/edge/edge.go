@@ -161,7 +161,7 @@ func (e *Edge) Serve(ctx context.Context, s Sockets) error {
 	}
 	if s.Plain != nil {
 		serve(func() error {
-			return e.accept(ctx, s.Plain, func(ctx context.Context, c net.Conn, _ func()) { e.serveHTTP1(ctx, c, "") })
+			return e.accept(ctx, s.Plain, func(ctx context.Context, c net.Conn, _ func()) func() { return e.serveHTTP1(ctx, c, "") })
 		})
 	}
 	if s.Secure != nil {
@@ -273,8 +273,9 @@ func (e *Edge) Streams() int { return e.opened.Count() }
 
 // accept serves each connection of l in a goroutine of its own until l is closed, and
 // returns when all have ended. Serve calls noVisit when it is a link, for which Shutdown
-// does not wait.
-func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(ctx context.Context, c net.Conn, noVisit func())) error {
+// does not wait. What it returns, if anything, goes on in another goroutine: a TLS
+// handshake leaves a large stack behind, for which a long time on it is too long.
+func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(ctx context.Context, c net.Conn, noVisit func()) (rest func())) error {
 	defer l.Close() //nolint:errcheck // closed already but for a fault
 	var conns sync.WaitGroup
 	defer conns.Wait()
@@ -299,10 +300,18 @@ func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(ctx contex
 		e.arrived.Enter()
 		leave := sync.OnceFunc(e.arrived.Leave)
 		conns.Go(func() {
-			defer leave()
+			var rest func()
 			if c := e.introduced(ctx, c); c != nil {
-				serve(ctx, c, leave)
+				rest = serve(ctx, c, leave)
 			}
+			if rest == nil {
+				leave()
+				return
+			}
+			conns.Go(func() {
+				defer leave()
+				rest()
+			})
 		})
 	}
 }

@@ -29,8 +29,9 @@ func (e *Edge) ListenTCP(ctx context.Context, port uint16) (io.Closer, error) {
 	e.ports.Enter()
 	go func() {
 		defer e.ports.Leave()
-		_ = e.accept(ctx, l, func(ctx context.Context, c net.Conn, _ func()) {
+		_ = e.accept(ctx, l, func(ctx context.Context, c net.Conn, _ func()) func() {
 			e.carry(ctx, c, visitor(c, name), nil)
+			return nil
 		})
 	}()
 	return l, nil

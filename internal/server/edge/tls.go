@@ -20,26 +20,25 @@ import (
 // serveTLS looks at the ClientHello of a connection on the shared TLS port and
 // sends it where it belongs: an agent to control, a visitor of a passthrough
 // endpoint to the agent with all bytes as they came, others to HTTP.
-func (e *Edge) serveTLS(ctx context.Context, c net.Conn, noVisit func()) {
+func (e *Edge) serveTLS(ctx context.Context, c net.Conn, noVisit func()) (rest func()) {
 	hello, ok := e.peek(ctx, c)
 	if !ok {
-		return
+		return nil
 	}
 	if hello.Offers(tunnel.ALPN) {
 		noVisit()
-		e.serveLink(ctx, c, hello.Raw)
-		return
+		return e.serveLink(ctx, c, hello.Raw)
 	}
 	e.cfg.Registry.AwaitHost(ctx, hello.ServerName)
 	if name, ok := e.cfg.Registry.Passthrough(hello.ServerName); ok {
 		v := visitor(c, name)
 		v.ServerName, v.ALPN = hello.ServerName, hello.ALPN
 		e.carry(ctx, c, v, hello.Raw)
-		return
+		return nil
 	}
 	if hello.Offers(certs.ChallengeALPN) {
 		e.serveChallenge(ctx, c, hello.Raw)
-		return
+		return nil
 	}
 	host, err := endpoint.ParseHost(hello.ServerName)
 	if err == nil {
@@ -49,14 +48,14 @@ func (e *Edge) serveTLS(ctx context.Context, c net.Conn, noVisit func()) {
 		e.counters.unknownName.Add(1)
 		e.cfg.Logger.Debug("TLS visitor for no endpoint", "server_name", hello.ServerName, "remote", c.RemoteAddr().String())
 		closeWithAlert(c, alertUnrecognizedName)
-		return
+		return nil
 	}
-	e.serveSecure(ctx, tls.Server(splice.Prepend(nonblock.Of(c), hello.Raw), e.tls), host)
+	return e.serveSecure(ctx, tls.Server(splice.Prepend(nonblock.Of(c), hello.Raw), e.tls), host)
 }
 
-// serveSecure serves a visitor on a TLS connection with the version of HTTP that is
-// agreed on.
-func (e *Edge) serveSecure(ctx context.Context, c *tls.Conn, host string) {
+// serveSecure makes a TLS connection of a visitor's, which is then served with the version of
+// HTTP that is agreed on.
+func (e *Edge) serveSecure(ctx context.Context, c *tls.Conn, host string) (rest func()) {
 	limited, cancel := context.WithTimeout(ctx, e.cfg.HelloTimeout)
 	err := c.HandshakeContext(limited)
 	cancel()
@@ -64,25 +63,29 @@ func (e *Edge) serveSecure(ctx context.Context, c *tls.Conn, host string) {
 	case err != nil:
 		e.cfg.Logger.Debug("TLS handshake", "server_name", host, "remote", c.RemoteAddr().String(), "error", err)
 		closeWith(c.NetConn(), nil) // behind the alert; in TLS 1.3 a request may be here already
+		return nil
 	case c.ConnectionState().NegotiatedProtocol == "h2":
-		e.serveHTTP2(ctx, c, host)
-	default:
-		e.serveHTTP1(ctx, c, host)
+		return func() { e.serveHTTP2(ctx, c, host) }
+	}
+	return func() {
+		if link := e.serveHTTP1(ctx, c, host); link != nil {
+			link()
+		}
 	}
 }
 
 // serveLinkOnly serves a connection on a port for agents alone.
-func (e *Edge) serveLinkOnly(ctx context.Context, c net.Conn, noVisit func()) {
+func (e *Edge) serveLinkOnly(ctx context.Context, c net.Conn, noVisit func()) (rest func()) {
 	noVisit()
 	hello, ok := e.peek(ctx, c)
 	if !ok {
-		return
+		return nil
 	}
 	if !hello.Offers(tunnel.ALPN) {
 		closeWithAlert(c, alertNoApplicationProtocol)
-		return
+		return nil
 	}
-	e.serveLink(ctx, c, hello.Raw)
+	return e.serveLink(ctx, c, hello.Raw)
 }
 
 // peek reads the ClientHello within its time and number limits. Without one it
@@ -126,14 +129,16 @@ func (e *Edge) peek(ctx context.Context, c net.Conn) (*clienthello.Hello, bool) 
 
 // serveLink finishes the TLS handshake with an agent, whose ClientHello was read
 // already, and hands the link on.
-func (e *Edge) serveLink(ctx context.Context, c net.Conn, hello []byte) {
+func (e *Edge) serveLink(ctx context.Context, c net.Conn, hello []byte) (rest func()) {
 	conn, err := link.Accept(ctx, c, hello, link.ServerConfig(e.cfg.Certs.Link), e.cfg.HelloTimeout)
 	if err != nil {
 		e.cfg.Logger.Debug("link handshake", "remote", c.RemoteAddr().String(), "error", err)
-		return
+		return nil
 	}
-	if err := e.cfg.Link(ctx, conn); err != nil {
-		e.cfg.Logger.Debug("link ended", "remote", c.RemoteAddr().String(), "error", err)
+	return func() {
+		if err := e.cfg.Link(ctx, conn); err != nil {
+			e.cfg.Logger.Debug("link ended", "remote", conn.RemoteAddr().String(), "error", err)
+		}
 	}
 }
 

@@ -61,9 +61,9 @@ type visit struct {
 	}
 }
 
-// serveHTTP1 serves a connection until it ends, and closes it. sni is the canonical
-// server name of a TLS connection.
-func (e *Edge) serveHTTP1(ctx context.Context, c net.Conn, sni string) {
+// serveHTTP1 serves a connection until it ends, and closes it, or until it has become a link,
+// which is the rest. sni is the canonical server name of a TLS connection.
+func (e *Edge) serveHTTP1(ctx context.Context, c net.Conn, sni string) (rest func()) {
 	conn, secure := c.(*tls.Conn)
 	v := &visit{
 		edge: e, conn: c, bytes: nonblock.Of(c), raw: socketOf(c), sni: sni, secure: secure,
@@ -91,8 +91,9 @@ func (e *Edge) serveHTTP1(ctx context.Context, c net.Conn, sni string) {
 	}
 	putBuffer(v.in.SetBuffer(nil))
 	if mine && v.link != nil {
-		e.serveLink(serving, v.link, nil) // which may live on in another's place
+		return e.serveLink(serving, v.link, nil) // which may live on in another's place
 	}
+	return nil
 }
 
 // lingerBytes are as many as a visitor may have had on their way when he was told.

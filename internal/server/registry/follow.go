@@ -229,8 +229,8 @@ func (r *Registry) Own(ctx context.Context, id string) (*Route, bool) {
 
 // Better reports whether a name has another member whose agent is not away.
 func (r *Registry) Better(name endpoint.Name, than *Route) bool {
-	m, ok := r.live.load(&name)
-	return ok && slices.ContainsFunc(m.list, func(o *Route) bool { return o != than && !o.Away() })
+	s, ok := r.live.load(&name)
+	return ok && s.has(func(o *Route) bool { return o != than && !o.Away() })
 }
 
 // sink hears of claims from the store.

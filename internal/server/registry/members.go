@@ -10,41 +10,59 @@ import (
 	"github.com/culvert-tunnel/culvert/internal/endpoint"
 )
 
-// members are the routes of one name, at least one. They do not change: others replace them.
-type members struct {
-	list []*Route
-	turn *atomic.Uint64 // of round-robin
-	one  [1]*Route      // list, where it is as short as mostly: next to the rest
+// served is by whom a name is: by one route, as mostly, or by several.
+type served struct {
+	only    *Route
+	several *members // else
 }
 
-func newMembers(list []*Route, before *members) *members {
-	m := &members{list: list}
+// servedBy is what follows before where these routes, at least one, serve a name.
+func servedBy(list []*Route, before served) served {
 	if len(list) == 1 {
-		m.one[0] = list[0]
-		m.list = m.one[:]
+		return served{only: list[0]}
 	}
-	if before != nil {
-		m.turn = before.turn
+	m := &members{list: list}
+	if before.several != nil {
+		m.turn.Store(before.several.turn.Load())
 	}
-	if m.turn == nil && len(list) > 1 {
-		m.turn = new(atomic.Uint64)
-	}
-	return m
+	return served{several: m}
 }
 
-// pick returns the member for a visitor that none of those he tried serves; nil: there is no
-// other.
-func (m *members) pick(v *endpoint.Visitor, tried []*Route) *Route {
-	if len(m.list) > 1 {
-		return m.choose(v, tried, time.Now())
+// any returns one of the routes.
+func (s served) any() *Route {
+	if s.several != nil {
+		return s.several.list[0]
 	}
-	if only := m.list[0]; !slices.Contains(tried, only) {
-		return only
+	return s.only
+}
+
+// has reports whether a route fits.
+func (s served) has(fits func(*Route) bool) bool {
+	if s.several != nil {
+		return slices.ContainsFunc(s.several.list, fits)
+	}
+	return s.only != nil && fits(s.only)
+}
+
+// pick returns the route for a visitor that none of those he tried is; nil: there is no
+// other.
+func (s served) pick(v *endpoint.Visitor, tried []*Route) *Route {
+	if s.several != nil {
+		return s.several.choose(v, tried, time.Now())
+	}
+	if !slices.Contains(tried, s.only) {
+		return s.only
 	}
 	return nil
 }
 
-// choose is pick among several. Who is not well is chosen only if nobody else is there.
+// members are the routes of one name, more than one. They do not change: others replace them.
+type members struct {
+	list []*Route
+	turn atomic.Uint64 // of round-robin
+}
+
+// choose is pick. Who is not well is chosen only if nobody else is there.
 func (m *members) choose(v *endpoint.Visitor, tried []*Route, now time.Time) *Route {
 	var room [16]*Route
 	for _, good := range []func(*Route) bool{

@@ -28,8 +28,12 @@ func ask(t *testing.T, r *Registry, s endpoint.Spec, agent, token string) (*Rout
 }
 
 func list(r *Registry, name endpoint.Name) []*Route {
-	if m, ok := r.live.load(&name); ok {
-		return m.list
+	s, ok := r.live.load(&name)
+	switch {
+	case s.several != nil:
+		return s.several.list
+	case ok:
+		return []*Route{s.only}
 	}
 	return nil
 }
@@ -230,14 +234,14 @@ func TestPick(t *testing.T) {
 		member := func(id string, weight int, node string) *Route {
 			return &Route{ID: id, member: id, node: node, Spec: endpoint.Spec{Pool: endpoint.Pool{Shared: true, Weight: weight}}}
 		}
-		pool := func(p endpoint.Pool, list ...*Route) *members {
+		pool := func(p endpoint.Pool, list ...*Route) served {
 			for _, r := range list {
 				p.Weight = r.Spec.Pool.Weight
 				r.Spec.Pool = p
 			}
-			return newMembers(list, nil)
+			return servedBy(list, served{})
 		}
-		count := func(m *members, n int, visitor func(i int) endpoint.Visitor) map[string]int {
+		count := func(m served, n int, visitor func(i int) endpoint.Visitor) map[string]int {
 			got := make(map[string]int)
 			for i := range n {
 				v := visitor(i)
@@ -276,7 +280,7 @@ func TestPick(t *testing.T) {
 			t.Errorf("by address: %v", got)
 		}
 		moved := 0
-		fewer := newMembers([]*Route{b, c}, address)
+		fewer := servedBy([]*Route{b, c}, address)
 		for i := range 1000 {
 			v := by(i)
 			if was, is := address.pick(&v, nil), fewer.pick(&v, nil); was != is {

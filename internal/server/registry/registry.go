@@ -199,23 +199,21 @@ func (r *Registry) Grace() time.Duration { return r.cfg.Grace }
 
 // Find returns a route of a name without waiting.
 func (r *Registry) Find(name endpoint.Name) (*Route, bool) {
-	if m, ok := r.live.load(&name); ok {
-		return m.list[0], true
+	if s, ok := r.live.load(&name); ok {
+		return s.any(), true
 	}
 	return nil, false
 }
 
 // Serves reports whether a route is one that visitors are led to.
 func (r *Registry) Serves(route *Route) bool {
-	m, ok := r.live.load(&route.Name)
-	return ok && slices.Contains(m.list, route)
+	s, ok := r.live.load(&route.Name)
+	return ok && s.has(func(o *Route) bool { return o == route })
 }
 
 // Live is how many names are served by sessions of this node.
 func (r *Registry) Live() int {
-	return r.live.count(func(m *members) bool {
-		return slices.ContainsFunc(m.list, func(route *Route) bool { return route.node == "" })
-	})
+	return r.live.count(func(route *Route) bool { return route.node == "" })
 }
 
 // Spec returns the spec of a name that is live or was lately.
@@ -254,16 +252,16 @@ func (r *Registry) LookupAfter(ctx context.Context, v *endpoint.Visitor, tried [
 // Another returns one more route for a visitor whom those that he tried do not serve, if
 // there is one at the moment.
 func (r *Registry) Another(v *endpoint.Visitor, tried []*Route) (*Route, bool) {
-	if m, ok := r.live.load(&v.Name); ok {
-		route := m.pick(v, tried)
+	if s, ok := r.live.load(&v.Name); ok {
+		route := s.pick(v, tried)
 		return route, route != nil
 	}
 	return nil, false
 }
 
 func (r *Registry) lookup(ctx context.Context, v *endpoint.Visitor, tried []*Route) (*Route, error) {
-	if m, ok := r.live.load(&v.Name); ok {
-		if route := m.pick(v, tried); route != nil {
+	if s, ok := r.live.load(&v.Name); ok {
+		if route := s.pick(v, tried); route != nil {
 			return route, nil
 		}
 	}
@@ -299,8 +297,8 @@ func (r *Registry) wait(v *endpoint.Visitor, tried []*Route) (*Route, <-chan str
 		return nil, nil, ErrNotFound
 	}
 	if e.state == live {
-		if m, ok := r.live.load(&v.Name); ok {
-			if route := m.pick(v, tried); route != nil {
+		if s, ok := r.live.load(&v.Name); ok {
+			if route := s.pick(v, tried); route != nil {
 				return route, nil, nil
 			}
 		}
@@ -436,7 +434,7 @@ func (r *Registry) setLocked(name endpoint.Name, e *entry, to state, list ...*Ro
 	if to == live {
 		e.route = list[len(list)-1]
 		before, _ := r.live.load(&name)
-		r.live.store(&name, newMembers(list, before))
+		r.live.store(&name, servedBy(list, before))
 	} else {
 		r.live.delete(&name)
 	}

@@ -273,8 +273,8 @@ func (e *Edge) Streams() int { return e.opened.Count() }
 
 // accept serves each connection of l in a goroutine of its own until l is closed, and
 // returns when all have ended. Serve calls noVisit when it is a link, for which Shutdown
-// does not wait. What it returns, if anything, goes on in another goroutine: a TLS
-// handshake leaves a large stack behind, for which a long time on it is too long.
+// does not wait. What it returns, if anything, goes on in another goroutine: what begins a
+// connection, such as a TLS handshake, leaves a large stack behind, and it may be idle for long.
 func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(ctx context.Context, c net.Conn, noVisit func()) (rest func())) error {
 	defer l.Close() //nolint:errcheck // closed already but for a fault
 	var conns sync.WaitGroup
@@ -363,24 +363,27 @@ func leave(route *registry.Route) {
 	route.Gate.Leave()
 }
 
-// carry joins one visitor connection to the endpoint it asked for. first are bytes
-// that were read from the visitor already. It closes c; a visitor who can't be
-// served is reset. An idle visitor costs this function's frame, so what it does before and
-// after is done by others.
-func (e *Edge) carry(ctx context.Context, c net.Conn, v *endpoint.Visitor, first []byte) {
+// carry opens the endpoint that a visitor's connection asked for; the rest is to join the
+// two. first are bytes that were read from the visitor already. It closes c; a visitor who
+// can't be served is reset. An idle visitor costs the frame of the rest, so what comes after
+// is done by others.
+func (e *Edge) carry(ctx context.Context, c net.Conn, v *endpoint.Visitor, first []byte) (rest func()) {
 	e.visits.Enter()
 	began := time.Now()
 	s, route, err := e.open(ctx, v, first)
 	if err != nil {
 		e.turnAway(c, v, began, err)
-		return
+		return nil
 	}
 	e.opened.Enter()
 	c, how := admit(c, route)
-	n, err := splice.Join(ctx, s, c, how)
-	e.opened.Leave()
-	n.Backward += int64(len(first))
-	e.carried(v, route, began, n, err)
+	before := int64(len(first))
+	return func() {
+		n, err := splice.Join(ctx, s, c, how)
+		e.opened.Leave()
+		n.Backward += before
+		e.carried(v, route, began, n, err)
+	}
 }
 
 // admit holds a visitor's connection to the endpoint's limits.

@@ -30,8 +30,7 @@ func (e *Edge) ListenTCP(ctx context.Context, port uint16) (io.Closer, error) {
 	go func() {
 		defer e.ports.Leave()
 		_ = e.accept(ctx, l, func(ctx context.Context, c net.Conn, _ func()) func() {
-			e.carry(ctx, c, visitor(c, name), nil)
-			return nil
+			return e.carry(ctx, c, visitor(c, name), nil)
 		})
 	}()
 	return l, nil

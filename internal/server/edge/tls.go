@@ -33,8 +33,7 @@ func (e *Edge) serveTLS(ctx context.Context, c net.Conn, noVisit func()) (rest f
 	if name, ok := e.cfg.Registry.Passthrough(hello.ServerName); ok {
 		v := visitor(c, name)
 		v.ServerName, v.ALPN = hello.ServerName, hello.ALPN
-		e.carry(ctx, c, v, hello.Raw)
-		return nil
+		return e.carry(ctx, c, v, hello.Raw)
 	}
 	if hello.Offers(certs.ChallengeALPN) {
 		e.serveChallenge(ctx, c, hello.Raw)

@@ -141,7 +141,7 @@ func (b *bench) measure(ctx context.Context, w work.Work) error {
 				for k := range rows {
 					rows[k].Values[i], rows[k].Notes[i] = nil, note(err)
 				}
-				if !errors.Is(err, work.ErrNotOffered) {
+				if !errors.Is(err, rival.ErrNotOffered) {
 					fmt.Fprintf(os.Stderr, "%s: %s: %v\n", b.subjects[i].Name, w.Name, err)
 				}
 				continue
@@ -167,7 +167,7 @@ var errNothing = errors.New("nothing of it was done in that time")
 func (b *bench) once(ctx context.Context, s *rival.Subject, w work.Work) ([]float64, error) {
 	own := s.Own()
 	if !own && !w.Limits {
-		return nil, work.ErrNotOffered
+		return nil, rival.ErrNotOffered
 	}
 	if w.Fresh {
 		if err := s.Renew(ctx); err != nil {
@@ -180,7 +180,7 @@ func (b *bench) once(ctx context.Context, s *rival.Subject, w work.Work) ([]floa
 		err = errNothing
 	}
 	if err != nil {
-		if own && !errors.Is(err, work.ErrNotOffered) {
+		if own && !errors.Is(err, rival.ErrNotOffered) {
 			_ = s.Renew(ctx) // the next work says so if it failed
 		}
 		return nil, err
@@ -193,7 +193,7 @@ func (b *bench) once(ctx context.Context, s *rival.Subject, w work.Work) ([]floa
 
 // note is a failure in a table.
 func note(err error) string {
-	if errors.Is(err, work.ErrNotOffered) {
+	if errors.Is(err, rival.ErrNotOffered) {
 		return "–"
 	}
 	return "failed"

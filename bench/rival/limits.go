@@ -105,9 +105,10 @@ http {
 		return nil, err
 	}
 	return &Plan{
-		Server: []Command{{Path: paths["nginx"], Args: []string{"-c", outerFile, "-p", dir}, Listens: at(site.Server, outer)}},
-		Agent:  []Command{{Path: paths["nginx"], Args: []string{"-c", innerFile, "-p", dir}, Listens: at(site.Agent, inner)}},
-		HTTP:   "http://" + at(site.Server, outer),
-		H2:     fmt.Sprintf("https://%s:%d", Host, outer+1),
+		Server:    []Command{{Path: paths["nginx"], Args: []string{"-c", outerFile, "-p", dir}, Listens: at(site.Server, outer)}},
+		Agent:     []Command{{Path: paths["nginx"], Args: []string{"-c", innerFile, "-p", dir}, Listens: at(site.Agent, inner)}},
+		Addresses: map[string]string{Web: at(site.Server, outer)},
+		HTTP:      "http://" + at(site.Server, outer),
+		H2:        fmt.Sprintf("https://%s:%d", Host, outer+1),
 	}, nil
 }

@@ -233,7 +233,11 @@ func (s *Subject) Renew(ctx context.Context) error {
 	if err := s.StartAgent(ctx); err != nil {
 		return err
 	}
-	_, err := s.AwaitFirstByte(ctx, Echo, startTimeout)
+	service := Echo
+	if _, err := s.Address(service); err != nil {
+		service = Web
+	}
+	_, err := s.AwaitFirstByte(ctx, service, startTimeout)
 	return err
 }
 
@@ -265,11 +269,23 @@ func memory(processes []*Process) int64 {
 	return total
 }
 
-// Dial connects a visitor to a service by TCP.
-func (s *Subject) Dial(ctx context.Context, service string) (net.Conn, error) {
+// ErrNotOffered says that a subject lacks what it is asked for.
+var ErrNotOffered = errors.New("not offered")
+
+// Address is where a service is published by TCP, or ErrNotOffered.
+func (s *Subject) Address(service string) (string, error) {
 	address, ok := s.Addresses[service]
 	if !ok {
-		return nil, fmt.Errorf("%s does not publish %s by TCP", s.Name, service)
+		return "", ErrNotOffered
+	}
+	return address, nil
+}
+
+// Dial connects a visitor to a service by TCP.
+func (s *Subject) Dial(ctx context.Context, service string) (net.Conn, error) {
+	address, err := s.Address(service)
+	if err != nil {
+		return nil, err
 	}
 	return s.site.Server.Dial(ctx, address)
 }
@@ -299,6 +315,9 @@ func awaitFirstByte(ctx context.Context, dial func(context.Context) (net.Conn, e
 		err := firstByte(ctx, dial, ask)
 		if err == nil {
 			return time.Since(start), nil
+		}
+		if errors.Is(err, ErrNotOffered) {
+			return 0, err
 		}
 		select {
 		case <-ctx.Done():

@@ -15,9 +15,9 @@ import (
 // bulk moves as much as goes over n connections with iperf3.
 func bulk(name string, n int, down bool) Work {
 	run := func(ctx context.Context, s *rival.Subject, d time.Duration) ([]float64, float64, error) {
-		address, ok := s.Addresses[rival.Bulk]
-		if !ok {
-			return nil, 0, ErrNotOffered
+		address, err := s.Address(rival.Bulk)
+		if err != nil {
+			return nil, 0, err
 		}
 		host, port, err := net.SplitHostPort(address)
 		if err != nil {

@@ -19,7 +19,7 @@ var requestMetrics = []Metric{{Name: "rate", Unit: "requests/s", Higher: true}, 
 func requests(name, path string, n int, closing bool) Work {
 	run := func(ctx context.Context, s *rival.Subject, d time.Duration) ([]float64, float64, error) {
 		if s.HTTP == "" {
-			return nil, 0, ErrNotOffered
+			return nil, 0, rival.ErrNotOffered
 		}
 		seconds := max(1, int(d.Round(time.Second).Seconds()))
 		args := []string{"-t1", "-c" + strconv.Itoa(n), "-d" + strconv.Itoa(seconds) + "s", "--latency", "--timeout", "20s", "-H", "Host: " + rival.Host}
@@ -49,7 +49,7 @@ func beside(n int, w Work) Work {
 	w.Run = func(ctx context.Context, s *rival.Subject, d time.Duration) ([]float64, float64, error) {
 		u, err := url.Parse(s.HTTP)
 		if err != nil || s.HTTP == "" {
-			return nil, 0, ErrNotOffered
+			return nil, 0, rival.ErrNotOffered
 		}
 		begun := []string{
 			"GET /1k HTTP/1.1\r\nHost: " + rival.Host + "\r\nX-He",
@@ -121,7 +121,7 @@ func number(re *regexp.Regexp, text string) (float64, error) {
 func streams(name, path string, n, m int) Work {
 	run := func(ctx context.Context, s *rival.Subject, d time.Duration) ([]float64, float64, error) {
 		if s.H2 == "" {
-			return nil, 0, ErrNotOffered
+			return nil, 0, rival.ErrNotOffered
 		}
 		u, err := url.Parse(s.H2 + path)
 		if err != nil {

@@ -16,8 +16,8 @@ const recovery = 30 * time.Second
 // agentStart times an agent from its start to the first byte of a visitor's answer.
 func agentStart() Work {
 	run := func(ctx context.Context, s *rival.Subject, _ time.Duration) ([]float64, float64, error) {
-		if _, ok := s.Addresses[rival.Echo]; !ok {
-			return nil, 0, ErrNotOffered
+		if _, err := s.Address(rival.Echo); err != nil {
+			return nil, 0, err
 		}
 		s.StopAgent()
 		start := time.Now()
@@ -34,8 +34,8 @@ func agentStart() Work {
 // visitor's answer.
 func serverKilled() Work {
 	run := func(ctx context.Context, s *rival.Subject, _ time.Duration) ([]float64, float64, error) {
-		if _, ok := s.Addresses[rival.Echo]; !ok {
-			return nil, 0, ErrNotOffered
+		if _, err := s.Address(rival.Echo); err != nil {
+			return nil, 0, err
 		}
 		start := time.Now()
 		s.StopServer()
@@ -87,7 +87,7 @@ func idleConnections(n int) Work {
 func idleAgents(n int) Work {
 	run := func(ctx context.Context, s *rival.Subject, _ time.Duration) ([]float64, float64, error) {
 		if s.Another == nil {
-			return nil, 0, ErrNotOffered
+			return nil, 0, rival.ErrNotOffered
 		}
 		time.Sleep(calm)
 		alone := s.ServerMemory()

@@ -16,9 +16,6 @@ import (
 
 // open connects a visitor to the service Echo in a mode.
 func open(ctx context.Context, s *rival.Subject, mode byte) (net.Conn, error) {
-	if _, ok := s.Addresses[rival.Echo]; !ok {
-		return nil, ErrNotOffered
-	}
 	c, err := s.Dial(ctx, rival.Echo)
 	if err != nil {
 		return nil, err

@@ -4,7 +4,6 @@ package work
 
 import (
 	"context"
-	"errors"
 	"os/exec"
 	"time"
 
@@ -38,9 +37,6 @@ type Work struct {
 	// that was done.
 	Run func(ctx context.Context, s *rival.Subject, d time.Duration) (values []float64, amount float64, err error)
 }
-
-// ErrNotOffered says that a subject lacks what the work is about.
-var ErrNotOffered = errors.New("not offered")
 
 const gib = 1 << 30
 

@@ -9,6 +9,7 @@ import (
 	"path/filepath"
 	"strings"
 	"testing"
+	"time"
 
 	"github.com/culvert-tunnel/culvert/bench/report"
 )
@@ -73,8 +74,16 @@ func TestFlags(t *testing.T) {
 		}
 	}
 	o, err := parse([]string{"--quick", "--rounds", "7"})
-	if err != nil || o.rounds != 7 {
+	if err != nil || o.rounds != 7 || o.hurry {
 		t.Errorf("got %d rounds, %v; want those that were asked for", o.rounds, err)
+	}
+	if o, err := parse([]string{"--quick"}); err != nil || !o.hurry {
+		t.Errorf("takes as many rounds as ever: %v", err)
+	}
+	for round, want := range map[time.Duration]int{0: 3, 10 * time.Second: 3, 60 * time.Second: 2, 71 * time.Second: 1, time.Hour: 1} {
+		if got := affordable(round); got != want {
+			t.Errorf("%d rounds of %v; want %d", got, round, want)
+		}
 	}
 }
 

@@ -51,10 +51,14 @@ func (b *bench) compareAll(ctx context.Context) error {
 		b.subjects = append(b.subjects, s)
 		b.report.Subjects = append(b.report.Subjects, report.Subject{Name: r.Name, Version: version(ctx, r), Settings: r.Settings, Limit: r.Limit})
 	}
-	for _, w := range work.All(b.agents, b.connections) {
-		if (b.quick && !w.Quick) || !b.works.MatchString(w.Name) {
-			continue
-		}
+	works := slices.DeleteFunc(work.All(b.agents, b.connections), func(w work.Work) bool {
+		return (b.quick && !w.Quick) || !b.works.MatchString(w.Name)
+	})
+	if b.hurry {
+		b.rounds = affordable(b.each * time.Duration(len(works)*len(b.subjects)))
+		b.report.Rounds = b.rounds
+	}
+	for _, w := range works {
 		if i := slices.IndexFunc(w.Needs, func(name string) bool { _, err := exec.LookPath(name); return err != nil }); i >= 0 {
 			b.report.Missing = append(b.report.Missing, fmt.Sprintf("%s, for the work %q", w.Needs[i], w.Name))
 			continue
@@ -64,6 +68,12 @@ func (b *bench) compareAll(ctx context.Context) error {
 		}
 	}
 	return nil
+}
+
+// affordable is how many rounds of such a length --quick has the time for.
+func affordable(round time.Duration) int {
+	const all, most = 140 * time.Second, 3
+	return max(1, min(most, int(all/max(round, 1))))
 }
 
 // candidates lists what is to be compared, Culvert first.
@@ -95,7 +105,7 @@ func (b *bench) candidates(ctx context.Context) ([]rival.Rival, error) {
 		all = append(all, rival.Culvert("no inspector", binary, "--no-inspect"))
 	}
 	for _, r := range rival.All() {
-		if b.rivals.MatchString(r.Name) {
+		if b.rivals.MatchString(r.Name) && !(b.quick && r.Variant && b.rivals.String() == "") {
 			all = append(all, r)
 		}
 	}

@@ -38,15 +38,13 @@ func (b *bench) grow(ctx context.Context) error {
 		return err
 	}
 	b.subjects = append(b.subjects, s)
-	for i := range growth[0].counts {
-		b.report.Subjects = append(b.report.Subjects, report.Subject{Name: "step " + strconv.Itoa(i+1), Version: version(ctx, r), Settings: r.Settings})
-	}
+	b.report.Subjects = append(b.report.Subjects, report.Subject{Name: r.Name, Version: version(ctx, r), Settings: r.Settings})
+	b.report.Rounds = 1
 	for _, g := range growth {
 		if !b.works.MatchString(g.kind) {
 			continue
 		}
 		rows := []report.Row{
-			{Metric: "how many", Unit: g.kind},
 			{Metric: "each at the server", Unit: "KiB"},
 			{Metric: "each at the agent", Unit: "KiB"},
 			{Metric: "server, idle", Unit: "CPU µs/s each"},
@@ -55,13 +53,16 @@ func (b *bench) grow(ctx context.Context) error {
 		}
 		for i := range rows {
 			rows[i].Work = g.kind
+			for _, n := range g.counts {
+				rows[i].Steps = append(rows[i].Steps, strconv.Itoa(n))
+			}
 		}
 		for _, n := range g.counts {
 			values, err := b.held(ctx, s, g.kind, n)
 			if err != nil {
 				return fmt.Errorf("%d %s: %w", n, g.kind, err)
 			}
-			for i, v := range append([]float64{float64(n)}, values...) {
+			for i, v := range values {
 				var samples []float64
 				if !math.IsNaN(v) {
 					samples = []float64{v}

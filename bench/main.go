@@ -37,6 +37,7 @@ import (
 // options are what the command line says.
 type options struct {
 	quick, growth         bool
+	hurry                 bool // as many rounds as --quick has the time for
 	inspector, transports bool
 	compare               string
 	works, rivals         *regexp.Regexp
@@ -74,7 +75,7 @@ func exit(err error) {
 func parse(args []string) (options, error) {
 	var o options
 	f := flag.NewFlagSet("bench", flag.ContinueOnError)
-	f.BoolVar(&o.quick, "quick", false, "only the most telling work, shortly")
+	f.BoolVar(&o.quick, "quick", false, "only the most telling work, and rivals only as they come, in under 3 minutes")
 	f.BoolVar(&o.growth, "growth", false, "what visitors, agents and names cost as they become more, instead of the comparison")
 	f.BoolVar(&o.inspector, "inspector", false, "beside Culvert as it comes, Culvert whose agent does not inspect")
 	f.BoolVar(&o.transports, "transports", false, "beside Culvert as it comes, Culvert by QUIC, and with four links")
@@ -100,9 +101,7 @@ func parse(args []string) (options, error) {
 	if o.quick {
 		set := make(map[string]bool)
 		f.Visit(func(f *flag.Flag) { set[f.Name] = true })
-		if !set["rounds"] {
-			o.rounds = 3
-		}
+		o.hurry = !set["rounds"]
 		if !set["for"] {
 			o.each = time.Second
 		}

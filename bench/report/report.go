@@ -29,6 +29,9 @@ type Row struct {
 	// Values are those of the rounds, for each subject; without any, Notes says why.
 	Values [][]float64 `json:"values"`
 	Notes  []string    `json:"notes,omitempty"`
+	// Steps are what the values are of if not of all subjects: of the first, in one state
+	// after the other, which are not compared.
+	Steps []string `json:"steps,omitempty"`
 }
 
 // Report is a whole run.
@@ -43,9 +46,10 @@ type Report struct {
 	Rows     []Row     `json:"rows"`
 }
 
-// ratio is the first subject's median by that of subject i, NaN without both.
+// ratio is the first subject's median by that of subject i, NaN without both or if it is
+// the same.
 func (r Row) ratio(i int) float64 {
-	if len(r.Values[0]) == 0 || len(r.Values[i]) == 0 || sample.Median(r.Values[i]) == 0 {
+	if i == 0 || len(r.Steps) > 0 || len(r.Values[0]) == 0 || len(r.Values[i]) == 0 || sample.Median(r.Values[i]) == 0 {
 		return math.NaN()
 	}
 	return sample.Median(r.Values[0]) / sample.Median(r.Values[i])
@@ -56,6 +60,18 @@ func (r Row) cell(i int) string {
 		return r.Notes[i]
 	}
 	return sample.Spread(r.Values[i])
+}
+
+// names are those of a row's values.
+func (r *Report) names(row Row) []string {
+	if len(row.Steps) > 0 {
+		return row.Steps
+	}
+	names := make([]string, len(r.Subjects))
+	for i, s := range r.Subjects {
+		names[i] = s.Name
+	}
+	return names
 }
 
 // label names a row below its work.
@@ -78,23 +94,23 @@ func (r *Report) Text(w io.Writer) error {
 			work = row.Work
 			fmt.Fprintf(table, "%s\n", work)
 		}
-		for i, s := range r.Subjects {
+		for i, of := range r.names(row) {
 			name := ""
 			if i == 0 {
 				name = "  " + row.label()
 			}
 			ratio := ""
-			if x := row.ratio(i); i > 0 && !math.IsNaN(x) {
+			if x := row.ratio(i); !math.IsNaN(x) {
 				ratio = fmt.Sprintf("%s / it = %.2f", r.Subjects[0].Name, x)
 			}
-			fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", name, s.Name, row.cell(i), ratio)
+			fmt.Fprintf(table, "%s\t%s\t%s\t%s\n", name, of, row.cell(i), ratio)
 		}
 	}
 	return table.Flush()
 }
 
 // Markdown prints tables for a page: a row for each figure, a column for each subject
-// with the ratio to the first in brackets.
+// with the ratio to the first in brackets. Work that was done in steps has a table of its own.
 func (r *Report) Markdown(w io.Writer) error {
 	fmt.Fprintf(w, "%s, %s. %d rounds, interleaved; medians; in brackets the ratio of %s's median to it. %s.\nRepeat it with `%s`.\n\n",
 		r.When, r.Machine, r.Rounds, r.Subjects[0].Name, r.Path, r.Command)
@@ -105,23 +121,21 @@ func (r *Report) Markdown(w io.Writer) error {
 	for _, m := range r.Missing {
 		fmt.Fprintf(w, "\nNot on that machine: %s.\n", m)
 	}
-	fmt.Fprint(w, "\n| work | figure |")
-	for _, s := range r.Subjects {
-		fmt.Fprintf(w, " %s |", s.Name)
-	}
-	fmt.Fprintf(w, "\n|---|---|%s\n", strings.Repeat("---|", len(r.Subjects)))
 	work := ""
-	for _, row := range r.Rows {
-		name := ""
+	for i, row := range r.Rows {
+		name, names := "", r.names(row)
 		if row.Work != work {
 			work, name = row.Work, row.Work
+			if i == 0 || len(row.Steps) > 0 {
+				fmt.Fprintf(w, "\n| work | figure | %s |\n|---|---|%s\n", strings.Join(names, " | "), strings.Repeat("---|", len(names)))
+			}
 		}
 		fmt.Fprintf(w, "| %s | %s |", name, row.label())
-		for i := range r.Subjects {
+		for i := range names {
 			switch x := row.ratio(i); {
 			case len(row.Values[i]) == 0:
 				fmt.Fprintf(w, " %s |", row.Notes[i])
-			case i == 0 || math.IsNaN(x):
+			case math.IsNaN(x):
 				fmt.Fprintf(w, " %s |", sample.Figure(sample.Median(row.Values[i])))
 			default:
 				fmt.Fprintf(w, " %s (%.2f) |", sample.Figure(sample.Median(row.Values[i])), x)

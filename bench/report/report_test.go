@@ -21,6 +21,10 @@ var example = Report{
 			Work: "bulk", Metric: "server and agent", Unit: "CPU s/GiB",
 			Values: [][]float64{{2}, nil, nil}, Notes: []string{"", "–", "–"},
 		},
+		{
+			Work: "visitors", Metric: "each", Unit: "KiB", Steps: []string{"1", "10"},
+			Values: [][]float64{{20}, {10}}, Notes: []string{"", ""},
+		},
 	},
 }
 
@@ -45,6 +49,7 @@ func TestMarkdown(t *testing.T) {
 		"| work | figure | culvert | a & b | none |\n|---|---|---|---|---|\n",
 		"| bulk | rate, GB/s | 2 | 1 (2.00) | failed |\n",
 		"|  | server and agent, CPU s/GiB | 2 | – | – |\n",
+		"\n\n| work | figure | 1 | 10 |\n|---|---|---|---|\n| visitors | each, KiB | 20 | 10 |\n",
 	} {
 		if !strings.Contains(b.String(), want) {
 			t.Errorf("no %q in\n%s", want, b.String())

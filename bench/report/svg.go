@@ -19,8 +19,8 @@ const (
 	headHeight = 56
 )
 
-// SVG draws one row: a bar for each subject's median, with a line from its least to its
-// greatest value.
+// SVG draws one row: a bar for the median of each subject, or step, with a line from its least
+// to its greatest value.
 func (r *Report) SVG(w io.Writer, row Row) error {
 	most := 0.0
 	for _, v := range row.Values {
@@ -28,7 +28,8 @@ func (r *Report) SVG(w io.Writer, row Row) error {
 			most = max(most, slices.Max(v))
 		}
 	}
-	height := headHeight + len(r.Subjects)*(barHeight+barGap) + barGap
+	names := r.names(row)
+	height := headHeight + len(names)*(barHeight+barGap) + barGap
 	_, err := fmt.Fprintf(w, `<svg xmlns="http://www.w3.org/2000/svg" viewBox="0 0 %d %d" width="%d" height="%d" role="img" font-family="system-ui, sans-serif" font-size="13">
 <style>
 text { fill: #1b1f24 } .soft { fill: #59636e } .bar { fill: #8c959f } .own { fill: #0a7ea4 } .limit { fill: #c8ced5 } .range { stroke: #1b1f24 }
@@ -42,16 +43,16 @@ text { fill: #1b1f24 } .soft { fill: #59636e } .bar { fill: #8c959f } .own { fil
 	if err != nil {
 		return err
 	}
-	for i, s := range r.Subjects {
+	for i, name := range names {
 		y := headHeight + i*(barHeight+barGap)
 		class := "bar"
 		switch {
-		case i == 0:
+		case i == 0 || len(row.Steps) > 0:
 			class = "own"
-		case s.Limit:
+		case r.Subjects[i].Limit:
 			class = "limit"
 		}
-		fmt.Fprintf(w, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", nameWidth-8, y+barHeight-5, html.EscapeString(s.Name))
+		fmt.Fprintf(w, `<text x="%d" y="%d" text-anchor="end">%s</text>`+"\n", nameWidth-8, y+barHeight-5, html.EscapeString(name))
 		v := row.Values[i]
 		if len(v) == 0 || most <= 0 {
 			fmt.Fprintf(w, `<text x="%d" y="%d" class="soft">%s</text>`+"\n", nameWidth, y+barHeight-5, html.EscapeString(row.Notes[i]))

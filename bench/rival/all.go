@@ -13,10 +13,10 @@ func All() []Rival {
 			Needs: []string{"nginx", "openssl"}, Version: []string{"nginx", "-v"}, Plan: planNginx,
 		},
 		frp("frp", "defaults: TLS, one connection with Yamux", ""),
-		frp("frp plain", "TLS off", "transport.tls.enable = false\n"),
-		frp("frp no mux", "TLS, a connection for each visitor", "transport.tcpMux = false\n"),
+		variant(frp("frp plain", "TLS off", "transport.tls.enable = false\n")),
+		variant(frp("frp no mux", "TLS, a connection for each visitor", "transport.tcpMux = false\n")),
 		rathole("rathole", false),
-		rathole("rathole TLS", true),
+		variant(rathole("rathole TLS", true)),
 		{
 			Name: "bore", Settings: "defaults: no encryption, a connection for each visitor",
 			Needs: []string{"bore"}, Version: []string{"bore", "--version"}, Plan: planBore,
@@ -30,10 +30,15 @@ func All() []Rival {
 			Needs: []string{"sish", "ssh", "ssh-keygen"}, Version: []string{"sish", "--version"}, Plan: planSish,
 		},
 		gost("gost", "relay, no encryption", "relay"),
-		gost("gost TLS", "relay over TLS", "relay+tls"),
+		variant(gost("gost TLS", "relay over TLS", "relay+tls")),
 		{
 			Name: "piko", Settings: "defaults: WebSocket with Yamux, no TLS; TCP through its forwarder",
 			Needs: []string{"piko"}, Version: []string{"piko", "--version"}, Plan: planPiko,
 		},
 	}
+}
+
+func variant(r Rival) Rival {
+	r.Variant = true
+	return r
 }

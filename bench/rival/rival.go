@@ -77,6 +77,7 @@ type Rival struct {
 	Needs    []string // programs on PATH
 	Version  []string // the command that prints it
 	Limit    bool     // no tunnel: it shows what is possible
+	Variant  bool     // of one that is there as it comes, too
 	Plan     func(ctx context.Context, dir string, paths map[string]string, site Site) (*Plan, error)
 }
 

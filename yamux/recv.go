@@ -15,6 +15,7 @@ type recvHalf struct {
 	deadline   *deadline
 	spent      bool // nobody reads any more: Close or Reset
 	taken      bool // WriteTo has chunks that it took
+	enlarged   bool // the first window, or it was large enough for the first half of it
 
 	sink sink  // takes short messages while WriteTo is parked
 	most int64 // bytes the sink may still take; with none left WriteTo wakes up

@@ -11,7 +11,13 @@ import "time"
 // there in bursts. There the rate is that of many round trips, and little is to
 // spare: what a window lets pass beyond need only waits in sockets, in front of
 // everything else.
+//
+// On a long path a stream that is no short exchange has its window enlarged before it is
+// used up. To wait for that would hold the transport back, which may then take what the
+// window allows for what the path does (BBR), and be slow to find out otherwise.
 const (
+	longWindow  = 2 << 20
+	longAfter   = InitialWindow / 4 // bytes
 	spare       = 3
 	spareShort  = 1.25
 	epochShort  = time.Millisecond // at least, to measure a rate on a short path
@@ -24,13 +30,29 @@ func (st *Stream) consumeLocked(n int) uint32 {
 	r := &st.recv
 	r.consumed += uint32(n) //nolint:gosec // at most the window
 	if r.consumed < r.size/2 || r.err != nil {
-		return 0
+		return st.enlargeLocked()
 	}
 	credit := r.consumed
-	r.consumed = 0
+	r.consumed, r.enlarged = 0, true
 	r.epochBytes += credit
 	if !r.spent {
 		credit = st.resizeLocked(credit)
+	}
+	r.window += credit
+	return credit
+}
+
+// enlargeLocked returns the credit by which a first window is too small for a long path.
+func (st *Stream) enlargeLocked() uint32 {
+	s, r := st.session, &st.recv
+	if r.enlarged || r.consumed < longAfter || r.err != nil || r.spent || s.path.least.Load() < int64(shortPath) {
+		return 0
+	}
+	r.enlarged = true
+	var credit uint32
+	for r.size < longWindow && s.takeWindow(r.size) {
+		credit += r.size
+		r.size *= 2
 	}
 	r.window += credit
 	return credit

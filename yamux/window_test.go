@@ -86,6 +86,41 @@ func TestWindowBounds(t *testing.T) {
 	}
 }
 
+// TestWindowEnlarged: on a long path the window is enlarged before the first is used up, for
+// who sends more than a little and is read; elsewhere it is not.
+func TestWindowEnlarged(t *testing.T) {
+	near := memPath{buffer: far.buffer}
+	for name, tt := range map[string]struct {
+		path       memPath
+		sent, read int64
+		want       int64 // beyond the first window
+	}{
+		"long":             {far, InitialWindow, longAfter, longWindow - InitialWindow},
+		"a short exchange": {far, longAfter - 1, longAfter - 1, 0},
+		"not read":         {far, InitialWindow, longAfter - 1, 0},
+		"short":            {near, InitialWindow, longAfter, 0},
+	} {
+		t.Run(name, func(t *testing.T) {
+			synctest.Test(t, func(t *testing.T) {
+				a, b := memPair(tt.path, tt.path)
+				c, s := sessions(t, a, b, Config{})
+				<-time.After(time.Second) // the round trip is measured
+				st, other := streams(t, c, s)
+				if _, err := st.Write(make([]byte, tt.sent)); err != nil {
+					t.Fatal(err)
+				}
+				if _, err := io.CopyN(io.Discard, other, tt.read); err != nil {
+					t.Fatal(err)
+				}
+				if w := s.Stats().Window; w != tt.want {
+					t.Errorf("grew by %d instead of %d", w, tt.want)
+				}
+				_ = other.Close()
+			})
+		})
+	}
+}
+
 // TestWindowShrinks: a stream that was fast and is slow now gives its window back.
 func TestWindowShrinks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -104,8 +104,9 @@ func (b *bench) candidates(ctx context.Context) ([]rival.Rival, error) {
 	if b.inspector {
 		all = append(all, rival.Culvert("no inspector", binary, "--no-inspect"))
 	}
+	asTheyCome := b.quick && b.rivals.String() == ""
 	for _, r := range rival.All() {
-		if b.rivals.MatchString(r.Name) && !(b.quick && r.Variant && b.rivals.String() == "") {
+		if b.rivals.MatchString(r.Name) && (!r.Variant || !asTheyCome) {
 			all = append(all, r)
 		}
 	}

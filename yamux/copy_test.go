@@ -3,10 +3,13 @@ package yamux
 import (
 	"bytes"
 	"errors"
+	"fmt"
 	"io"
 	"net"
 	"os"
 	"path/filepath"
+	"runtime/pprof"
+	"strings"
 	"sync"
 	"syscall"
 	"testing"
@@ -98,15 +101,90 @@ func TestSinkPingPong(t *testing.T) {
 	tasks.Wait()
 }
 
+// writeTo is WriteTo, and writeToThen the same by WriteToThen.
+func writeTo(st *Stream, w io.Writer) (int64, error) { return st.WriteTo(w) }
+
+func writeToThen(st *Stream, w io.Writer) (int64, error) {
+	var n int64
+	ended := make(chan error, 2) // which may be one too many
+	st.WriteToThen(w, func(m int64, err error) {
+		n = m
+		ended <- err
+	})
+	err := <-ended
+	return n, err
+}
+
+// bothWays runs a test with each.
+func bothWays(t *testing.T, test func(t *testing.T, writeTo func(*Stream, io.Writer) (int64, error))) {
+	t.Run("WriteTo", func(t *testing.T) { test(t, writeTo) })
+	t.Run("WriteToThen", func(t *testing.T) { test(t, writeToThen) })
+}
+
+// TestWriteToThenIdle: what waits for something to come takes no goroutine, not before the
+// first byte and not after a message, short or long.
+func TestWriteToThenIdle(t *testing.T) {
+	c, s := tcpSessions(t)
+	const many = 50
+	outcomes := make(chan error, many)
+	sts, fars := make([]*Stream, many), make([]net.Conn, many)
+	for i := range many {
+		var other *Stream
+		sts[i], other = streams(t, c, s)
+		var near net.Conn
+		near, fars[i] = tcpPair(t)
+		other.WriteToThen(near, func(n int64, err error) {
+			if err == nil && n != 100_003 {
+				err = fmt.Errorf("%d bytes were written", n)
+			}
+			outcomes <- err
+		})
+	}
+	for _, message := range [][]byte{[]byte("one"), filler(1, 100_000)} {
+		for i, st := range sts {
+			if _, err := st.Write(message); err != nil {
+				t.Fatal(err)
+			}
+			got := make([]byte, len(message))
+			if _, err := io.ReadFull(fars[i], got); err != nil || !bytes.Equal(got, message) {
+				t.Fatalf("message of stream %d: %v", i, err)
+			}
+		}
+		waiting := func() int { return strings.Count(goroutines(), "(*mover).run") }
+		for deadline := time.Now().Add(10 * time.Second); waiting() > 0; time.Sleep(time.Millisecond) {
+			if time.Now().After(deadline) {
+				t.Fatalf("%d goroutines wait for nothing", waiting())
+			}
+		}
+	}
+	for _, st := range sts {
+		_ = st.Close()
+	}
+	for range sts {
+		if err := <-outcomes; err != nil {
+			t.Error(err)
+		}
+	}
+}
+
+// goroutines are the stacks of all.
+func goroutines() string {
+	var b bytes.Buffer
+	_ = pprof.Lookup("goroutine").WriteTo(&b, 2)
+	return b.String()
+}
+
 // TestWriteToBlockedSink: a destination that takes nothing holds up its stream
 // and no other, and gets all bytes in order in the end.
-func TestWriteToBlockedSink(t *testing.T) {
+func TestWriteToBlockedSink(t *testing.T) { bothWays(t, testBlockedSink) }
+
+func testBlockedSink(t *testing.T, writeTo func(*Stream, io.Writer) (int64, error)) {
 	c, s := tcpSessions(t)
 	st, other := streams(t, c, s)
 	near, far := narrowPair(t)
 	copied := make(chan error, 1)
 	go func() {
-		_, err := other.WriteTo(near)
+		_, err := writeTo(other, near)
 		near.Close()
 		copied <- err
 	}()
@@ -227,7 +305,9 @@ func TestWatched(t *testing.T) {
 
 // TestWriteToFails: the error of the destination comes back, from the middle of
 // bulk and from a parked WriteTo, and the session goes on.
-func TestWriteToFails(t *testing.T) {
+func TestWriteToFails(t *testing.T) { bothWays(t, testWriteToFails) }
+
+func testWriteToFails(t *testing.T, writeTo func(*Stream, io.Writer) (int64, error)) {
 	c, s := tcpSessions(t)
 	t.Run("plain writer", func(t *testing.T) {
 		st, other := streams(t, c, s)
@@ -238,7 +318,7 @@ func TestWriteToFails(t *testing.T) {
 			r.CloseWithError(broken)
 		}()
 		go func() { _, _ = st.Write(make([]byte, InitialWindow)) }()
-		n, err := other.WriteTo(w)
+		n, err := writeTo(other, w)
 		is(t, err, broken)
 		if n != 100_000 {
 			t.Errorf("%d bytes were written", n)
@@ -251,7 +331,7 @@ func TestWriteToFails(t *testing.T) {
 		near, far := tcpPair(t)
 		failed := make(chan error, 1)
 		go func() {
-			_, err := io.Copy(near, other)
+			_, err := writeTo(other, near)
 			failed <- err
 		}()
 		if _, err := st.Write([]byte("x")); err != nil {
@@ -285,7 +365,7 @@ func TestWriteToFails(t *testing.T) {
 		if _, err := st.Write([]byte("x")); err != nil {
 			t.Fatal(err)
 		}
-		_, err := other.WriteTo(near)
+		_, err := writeTo(other, near)
 		is(t, err, net.ErrClosed)
 		_ = other.Close()
 		_ = st.Close()
@@ -294,7 +374,9 @@ func TestWriteToFails(t *testing.T) {
 	flows(t, s, c)
 }
 
-func TestWriteToEnds(t *testing.T) {
+func TestWriteToEnds(t *testing.T) { bothWays(t, testWriteToEnds) }
+
+func testWriteToEnds(t *testing.T, writeTo func(*Stream, io.Writer) (int64, error)) {
 	c, s := tcpSessions(t)
 	for name, end := range map[string]struct {
 		how  func(st, other *Stream)
@@ -316,7 +398,7 @@ func TestWriteToEnds(t *testing.T) {
 			}
 			done := make(chan result, 1)
 			go func() {
-				n, err := other.WriteTo(near)
+				n, err := writeTo(other, near)
 				done <- result{n, err}
 			}()
 			if _, err := st.Write([]byte("last words")); err != nil {

@@ -14,9 +14,12 @@ type deadline struct {
 
 func (d *deadline) passed() bool { return d != nil && d.over }
 
+// broadcaster wakes who waits, like a sync.Cond.
+type broadcaster interface{ Broadcast() }
+
 // set replaces the deadline and wakes who waits when it passes. mu guards d, and
 // is held.
-func (d *deadline) set(at time.Time, mu sync.Locker, cond *sync.Cond) {
+func (d *deadline) set(at time.Time, mu sync.Locker, cond broadcaster) {
 	if d.timer != nil {
 		d.timer.Stop()
 		d.timer = nil

@@ -28,7 +28,7 @@ func (p player) readFromSocket(n int) (int64, error) {
 }
 
 // writeToSocket is writesTo with a socket.
-func (p player) writeToSocket() error {
+func (p player) writeToSocket(way func(*Stream, io.Writer) (int64, error)) error {
 	near, far := narrowPair(p.model.t)
 	read := make(chan struct{})
 	go func() {
@@ -42,7 +42,7 @@ func (p player) writeToSocket() error {
 			}
 		}
 	}()
-	_, err := io.Copy(near, p.st)
+	_, err := way(p.st, near)
 	near.Close()
 	<-read
 	far.Close()

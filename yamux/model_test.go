@@ -260,14 +260,18 @@ func (p player) reads(r *rand.Rand) {
 // writesTo reads by WriteTo and returns io.EOF at the end. A destination that
 // failed has lost what was on its way, so after errEnough nothing is read.
 func (p player) writesTo(r *rand.Rand) error {
+	way := writeTo
+	if r.IntN(2) == 0 {
+		way = writeToThen
+	}
 	if p.model.sockets && r.IntN(2) == 0 {
-		return p.writeToSocket()
+		return p.writeToSocket(way)
 	}
 	enough := int64(1) << 40
 	if r.IntN(20) == 0 {
 		enough = r.Int64N(200_000)
 	}
-	n, err := p.st.WriteTo(writerFunc(func(b []byte) (int, error) {
+	_, err := way(p.st, writerFunc(func(b []byte) (int, error) {
 		k := int(min(int64(len(b)), enough))
 		enough -= int64(k)
 		p.got(1-p.side, b[:k])
@@ -283,7 +287,6 @@ func (p player) writesTo(r *rand.Rand) error {
 	if err == nil {
 		err = io.EOF
 	}
-	_ = n
 	return err
 }
 

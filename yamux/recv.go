@@ -17,10 +17,11 @@ type recvHalf struct {
 	taken      bool // WriteTo has chunks that it took
 	enlarged   bool // the first window, or it was large enough for the first half of it
 
-	sink sink  // takes short messages while WriteTo is parked
-	most int64 // bytes the sink may still take; with none left WriteTo wakes up
-	busy bool  // the sink is being written to
-	sunk int64 // bytes the sink took since WriteTo parked
+	sink   sink   // takes short messages while WriteTo is parked
+	most   int64  // bytes the sink may still take; with none left WriteTo wakes up
+	busy   bool   // the sink is being written to
+	sunk   int64  // bytes the sink took since WriteTo parked
+	parked *mover // is run by who would wake WriteTo; nil: there is none that waits
 
 	lost       uint32 // room in chunks that others are linked behind
 	window     uint32 // credit that the other side has
@@ -80,7 +81,7 @@ func (st *Stream) deliver(b []byte) uint32 {
 			return credit
 		}
 	}
-	r.cond.Broadcast() // also for who waited while busy
+	r.Broadcast() // also for who waited while busy
 	if st.droppingLocked() {
 		return credit + st.consumeLocked(len(b))
 	}
@@ -167,7 +168,7 @@ func (st *Stream) append(l held) uint32 {
 			return credit
 		}
 	}
-	r.cond.Broadcast() // also for who waited while busy
+	r.Broadcast() // also for who waited while busy
 	if st.droppingLocked() {
 		n := unread(l.head)
 		freeChunks(l.head)
@@ -214,7 +215,7 @@ func (st *Stream) endRecv(err error) {
 	if r.head == nil && !r.taken {
 		st.returnWindowLocked()
 	}
-	r.cond.Broadcast()
+	r.Broadcast()
 }
 
 // returnWindowLocked takes what the window grew by off the account. It stays there
@@ -236,7 +237,7 @@ func (st *Stream) discardRecv() uint32 {
 	st.returnWindowLocked()
 	n := unread(r.head)
 	r.clearLocked()
-	r.cond.Broadcast()
+	r.Broadcast()
 	return st.consumeLocked(n)
 }
 
@@ -245,32 +246,54 @@ func (r *recvHalf) clearLocked() {
 	r.head, r.tail, r.lost = nil, nil, 0
 }
 
+// Broadcast wakes who waits for a change. The lock is held.
+func (r *recvHalf) Broadcast() {
+	r.cond.Broadcast()
+	if m := r.parked; m != nil && !r.busy {
+		r.parked = nil
+		go m.run()
+	}
+}
+
 // waitRecvLocked parks until there is something to read, or returns why there
 // won't be.
 func (st *Stream) waitRecvLocked() error {
-	r := &st.recv
-	for first := true; ; first = false {
-		switch {
-		case r.busy:
-		case r.spent:
-			return ErrStreamClosed
-		case r.deadline.passed():
-			return errDeadline
-		case r.head != nil, r.sink != nil && r.most == 0:
-			return nil
-		case r.err != nil:
-			st.returnWindowLocked()
-			return r.err
+	for {
+		if over, err := st.readableLocked(); over {
+			return err
 		}
-		if first && st.opening.Load() {
-			// The other side doesn't know of the stream yet, and may have the first word.
-			r.Unlock()
-			st.session.announce(st)
-			r.Lock()
-			continue
-		}
-		r.cond.Wait()
+		st.recv.cond.Wait()
 	}
+}
+
+// readableLocked reports whether there is nothing to wait for: something can be read, or
+// it says why there won't be anything. Whoever waits then has announced the stream.
+func (st *Stream) readableLocked() (bool, error) {
+	if over, err := st.glanceLocked(); over || !st.opening.Load() {
+		return over, err
+	}
+	// The other side doesn't know of the stream yet, and may have the first word.
+	st.recv.Unlock()
+	st.session.announce(st)
+	st.recv.Lock()
+	return st.glanceLocked()
+}
+
+func (st *Stream) glanceLocked() (bool, error) {
+	r := &st.recv
+	switch {
+	case r.busy:
+	case r.spent:
+		return true, ErrStreamClosed
+	case r.deadline.passed():
+		return true, errDeadline
+	case r.head != nil, r.sink != nil && r.most == 0:
+		return true, nil
+	case r.err != nil:
+		st.returnWindowLocked()
+		return true, r.err
+	}
+	return false, nil
 }
 
 // Quiet reports whether there is nothing to read now, neither bytes nor the end, so that
@@ -317,13 +340,21 @@ func (st *Stream) take(to sink, most int64) (chunks *chunk, sunk int64, err erro
 	defer r.Unlock()
 	r.sink, r.most, r.taken = to, most, false
 	err = st.waitRecvLocked()
+	chunks, sunk = st.takeLocked(err)
+	return chunks, sunk, err
+}
+
+// takeLocked takes chunks when there is nothing to wait for any more, in which err came of
+// it.
+func (st *Stream) takeLocked(err error) (chunks *chunk, sunk int64) {
+	r := &st.recv
 	r.sink = nil
 	sunk, r.sunk = r.sunk, 0
-	if most -= sunk; err == nil && most > 0 {
-		chunks = r.cutLocked(most)
+	if err == nil && r.most > 0 {
+		chunks = r.cutLocked(r.most)
 		r.taken = true
 	}
-	return chunks, sunk, err
+	return chunks, sunk
 }
 
 // cutLocked takes at most so many bytes from the head of the list. Of a chunk that is to be
@@ -397,6 +428,65 @@ func (st *Stream) WriteToN(w io.Writer, n int64) (int64, error) {
 		}
 	}
 	return total, nil
+}
+
+// WriteToThen does what WriteTo does and hands its outcome to then, perhaps after it has
+// returned. While nothing comes it takes no goroutine.
+func (st *Stream) WriteToThen(w io.Writer, then func(n int64, err error)) {
+	m := &mover{stream: st, w: w, to: newSink(w), then: then}
+	m.run()
+}
+
+// mover is a WriteToThen.
+type mover struct {
+	stream *Stream
+	w      io.Writer
+	to     sink
+	total  int64
+	then   func(n int64, err error)
+}
+
+// run moves what there is, until nothing is left to move but more may come, or until the
+// end.
+func (m *mover) run() {
+	st := m.stream
+	for {
+		chunks, err, parked := m.take()
+		if parked {
+			return
+		}
+		if err == nil {
+			var n int64
+			n, err = st.writeChunks(m.w, m.to, chunks)
+			m.total += n
+		} else if err != io.EOF { //nolint:errorlint // set bare
+			err = st.opError("read", err)
+		}
+		if err != nil {
+			st.handedOver()
+			if err == io.EOF { //nolint:errorlint // likewise
+				err = nil
+			}
+			m.then(m.total, err)
+			return
+		}
+	}
+}
+
+// take is Stream.take for as much as there is. It waits for nothing but parks m.
+func (m *mover) take() (chunks *chunk, err error, parked bool) {
+	r := &m.stream.recv
+	r.Lock()
+	defer r.Unlock()
+	r.sink, r.most, r.taken = m.to, math.MaxInt64, false
+	over, err := m.stream.readableLocked()
+	if !over {
+		r.parked = m
+		return nil, nil, true
+	}
+	chunks, sunk := m.stream.takeLocked(err)
+	m.total += sunk
+	return chunks, err, false
 }
 
 // handedOver notes that what was taken is held no more.

@@ -166,7 +166,7 @@ func (st *Stream) SetReadDeadline(t time.Time) error {
 		}
 		r.deadline = new(deadline)
 	}
-	r.deadline.set(t, r, &r.cond)
+	r.deadline.set(t, r, r)
 	return nil
 }
 

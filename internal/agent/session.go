@@ -227,31 +227,35 @@ func (s *session) serveStreams(ctx context.Context, l *link.Link) error {
 			return err
 		}
 		s.streams.Enter()
-		go func() {
-			defer s.streams.Leave()
-			s.serveStream(ctx, st)
-		}()
+		go s.serveStream(ctx, st)
 	}
 }
 
-// serveStream joins one stream to its upstream. An idle visitor costs this function's frame,
-// so what it does before and after is done by others.
+// serveStream serves one stream. What is left of it, to join it to its upstream, is for others:
+// dialling leaves a large stack behind, and a visitor may be idle for long.
 func (s *session) serveStream(ctx context.Context, st link.Stream) {
 	e, h := s.hear(ctx, st)
 	if e == nil {
+		s.streams.Leave()
 		return
 	}
 	e.open.Add(1)
-	defer e.open.Add(-1)
-	if s.serveHere(ctx, st, e, h) {
-		return
+	ended := func() {
+		e.open.Add(-1)
+		s.streams.Leave()
 	}
-	up := s.reach(ctx, st, e, h)
+	var up net.Conn
+	if !s.serveHere(ctx, st, e, h) {
+		up = s.reach(ctx, st, e, h)
+	}
 	if up == nil {
+		ended()
 		return
 	}
-	n, err := s.join(ctx, st, up, e, h)
-	s.served(e, h, n, err)
+	s.join(ctx, st, up, e, h, func(n splice.Counts, err error) {
+		s.served(e, h, n, err)
+		ended()
+	})
 }
 
 // hear reads what a stream is for; nil: for nothing that is served.
@@ -341,13 +345,14 @@ func beside(st link.Stream, h *tunnel.StreamHeader) link.Datagrams {
 	return d
 }
 
-// join carries what streams of this kind carry until its end.
-func (s *session) join(ctx context.Context, st link.Stream, up net.Conn, e *served, h *tunnel.StreamHeader) (splice.Counts, error) {
+// join carries what streams of this kind carry to its end, and hands done what that was.
+func (s *session) join(ctx context.Context, st link.Stream, up net.Conn, e *served, h *tunnel.StreamHeader, done func(splice.Counts, error)) {
 	if e.asked.Kind == endpoint.UDP {
 		f := &flow{endpoint: e, up: up, queue: datagram.NewQueue(s.agent.queued), beside: beside(st, h)}
-		return f.carry(ctx, s.draining, st)
+		go func() { done(f.carry(ctx, s.draining, st)) }()
+		return
 	}
-	return splice.Join(ctx, st, up, splice.Config{})
+	splice.Start(ctx, st, up, splice.Config{}, done)
 }
 
 // reply says no to a stream and ends it. The stream is closed, not reset, so that

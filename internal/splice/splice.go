@@ -10,6 +10,7 @@ import (
 	"errors"
 	"fmt"
 	"io"
+	"math"
 	"net"
 	"sync"
 	"sync/atomic"
@@ -46,10 +47,16 @@ type side struct {
 var errDied = errors.New("connection died")
 
 // joint is two connections that are being joined. Nobody waits for what may end that
-// besides the two directions: an idle visitor costs the stacks of two goroutines.
+// besides the two directions, and nobody for a stream of a link: an idle visitor costs
+// the stack of one goroutine.
 type joint struct {
-	a, b  side
-	abort sync.Once
+	a, b     side
+	abort    sync.Once
+	stop     func() bool // waiting for the end of the context
+	progress *atomic.Int64
+	counts   Counts       // each of its direction, until both have ended
+	left     atomic.Int32 // directions that have not
+	done     func(Counts, error)
 
 	mu struct {
 		sync.Mutex
@@ -65,47 +72,73 @@ type joint struct {
 // becomes CloseWrite on the other; anything else ends both with Reset. That happens at
 // once, except that what a side had sent is still delivered when writing to it fails:
 // a server that refuses an upload answers, closes, and so resets the connection. When
-// Join returns, both are closed and its goroutines have ended. The error is nil
+// Join returns, both are closed and nothing moves any more. The error is nil
 // after an orderly end in both directions.
-//
-// The caller's goroutine moves from a to b. Where one is a stream of a link, that is a: what
-// comes from it is waited for with less of a stack, of which a caller has used some.
 func Join(ctx context.Context, a, b net.Conn, cfg Config) (Counts, error) {
-	j := &joint{}
-	j.a.Conn, j.b.Conn = a, b
-	var progress *atomic.Int64
-	if cfg.IdleTimeout > 0 {
-		progress = new(atomic.Int64)
-		j.watch(progress, cfg.IdleTimeout)
+	type outcome struct {
+		counts Counts
+		err    error
 	}
-	stop := context.AfterFunc(ctx, func() { j.fail(context.Cause(ctx)) })
-	backward := make(chan int64)
-	go func() { backward <- j.move(&j.a, &j.b, progress) }()
-	var counts Counts
-	counts.Forward = j.move(&j.b, &j.a, progress)
-	counts.Backward = <-backward
-	stop()
-	return counts, j.end()
+	ended := make(chan outcome, 1)
+	Start(ctx, a, b, cfg, func(n Counts, err error) { ended <- outcome{n, err} })
+	o := <-ended
+	return o.counts, o.err
+}
+
+// Start does what Join does and hands the outcome to done, perhaps after it has returned. It
+// stays while there is something to move from a to b; if a is a stream of a link, which can be
+// waited for without a goroutine, it returns then, else at the end of what a has.
+func Start(ctx context.Context, a, b net.Conn, cfg Config, done func(Counts, error)) {
+	j := &joint{done: done}
+	j.a.Conn, j.b.Conn = a, b
+	j.left.Store(2)
+	if cfg.IdleTimeout > 0 {
+		j.progress = new(atomic.Int64)
+		j.watch(cfg.IdleTimeout)
+	}
+	j.stop = context.AfterFunc(ctx, func() { j.fail(context.Cause(ctx)) })
+	go j.move(&j.a, &j.b, &j.counts.Backward)
+	j.move(&j.b, &j.a, &j.counts.Forward)
+}
+
+// mover is a source that can be waited for without a goroutine: WriteToThen does what
+// WriteTo does and hands its outcome to then, perhaps after it has returned.
+type mover interface {
+	WriteToThen(w io.Writer, then func(n int64, err error))
+}
+
+// taker is a destination that knows better ways than a buffer to take what a source has.
+type taker interface {
+	ReadFromN(r io.Reader, n int64) (int64, error)
 }
 
 // move moves src to dst until src ends, then half-closes dst, or closes it if it has no
-// halves. Streams of a link know better ways than a buffer (io.WriterTo, io.ReaderFrom).
-func (j *joint) move(dst, src *side, progress *atomic.Int64) int64 {
-	to, from, n, err := unwrap(dst.Conn, src.Conn, progress)
-	var m int64
+// halves. Streams of links know better ways than a buffer, but would hide progress.
+func (j *joint) move(dst, src *side, count *int64) {
+	to, from, err := j.unwrap(dst.Conn, src.Conn, count)
 	if err != nil {
 		j.moved(dst, src, err)
-		return n
+		return
 	}
-	if w, r := ways(to, from, progress); w != nil {
-		m, err = w.WriteTo(to)
+	if j.progress == nil {
+		if m, ok := from.(mover); ok {
+			m.WriteToThen(to, func(n int64, err error) {
+				*count += n
+				j.moved(dst, src, ended(err))
+			})
+			return
+		}
+	}
+	var n int64
+	if w, r := j.ways(to, from); w != nil {
+		n, err = w.WriteTo(to)
 	} else if r != nil {
-		m, err = r.ReadFrom(from)
+		n, err = r.ReadFromN(from, math.MaxInt64)
 	} else {
-		m, err = moveBuffered(to, from, progress)
+		n, err = moveBuffered(to, from, j.progress)
 	}
+	*count += n
 	j.moved(dst, src, ended(err))
-	return n + m
 }
 
 // moved is when a direction has come to its end, and why.
@@ -134,6 +167,11 @@ func (j *joint) moved(dst, src *side, err error) {
 	if err != nil && !drains {
 		j.fail(err)
 	}
+	if j.left.Add(-1) == 0 { // only now: who comes last asks what has failed
+		j.stop()
+		err := j.end()
+		j.done(j.counts, err)
+	}
 }
 
 // fail resets both sides; what failed first counts.
@@ -150,11 +188,11 @@ func (j *joint) fail(err error) {
 }
 
 // watch fails the joint when nothing has moved for a while.
-func (j *joint) watch(progress *atomic.Int64, timeout time.Duration) {
+func (j *joint) watch(timeout time.Duration) {
 	tick := max(timeout/idleTicks, 1)
 	last, silent := int64(0), 0
 	look := func() {
-		if now := progress.Load(); now != last {
+		if now := j.progress.Load(); now != last {
 			last, silent = now, 0
 		} else if silent++; silent >= idleTicks {
 			j.fail(ErrIdle)
@@ -256,8 +294,8 @@ const bufferSize = 64 << 10
 
 var buffers = sync.Pool{New: func() any { b := make([]byte, bufferSize); return &b }}
 
-// unwrap finds the connections to move bytes between, and moves n that were read before.
-func unwrap(dst, src net.Conn, progress *atomic.Int64) (to, from net.Conn, n int64, err error) {
+// unwrap finds the connections to move bytes between, and moves what was read before.
+func (j *joint) unwrap(dst, src net.Conn, count *int64) (to, from net.Conn, err error) {
 	dst = Bare(dst)
 	for {
 		if w, ok := src.(interface{ Bare() net.Conn }); ok {
@@ -266,15 +304,15 @@ func unwrap(dst, src net.Conn, progress *atomic.Int64) (to, from net.Conn, n int
 		}
 		p, ok := src.(*Prefixed)
 		if !ok {
-			return dst, src, n, nil
+			return dst, src, nil
 		}
-		m, err := p.flush(dst)
-		n += m
-		if progress != nil {
-			progress.Add(m)
+		n, err := p.flush(dst)
+		*count += n
+		if j.progress != nil {
+			j.progress.Add(n)
 		}
 		if err != nil {
-			return dst, src, n, err
+			return dst, src, err
 		}
 		src = p.Conn
 	}
@@ -282,17 +320,15 @@ func unwrap(dst, src net.Conn, progress *atomic.Int64) (to, from net.Conn, n int
 
 // ways are what the two know better than a buffer; nil: nothing, or it would hide progress.
 // A socket is not asked: it knows no streams, and hides itself from them.
-func ways(dst, src net.Conn, progress *atomic.Int64) (io.WriterTo, io.ReaderFrom) {
-	if progress != nil {
+func (j *joint) ways(dst, src net.Conn) (io.WriterTo, taker) {
+	if j.progress != nil {
 		return nil, nil
 	}
 	if w, ok := src.(io.WriterTo); ok && !isSocket(src) {
 		return w, nil
 	}
-	if r, ok := dst.(io.ReaderFrom); ok && !isSocket(dst) {
-		return nil, r
-	}
-	return nil, nil
+	r, _ := dst.(taker)
+	return nil, r
 }
 
 func isSocket(c net.Conn) bool {

@@ -161,7 +161,7 @@ func (e *Edge) Serve(ctx context.Context, s Sockets) error {
 	}
 	if s.Plain != nil {
 		serve(func() error {
-			return e.accept(ctx, s.Plain, func(ctx context.Context, c net.Conn, _ func()) func() { return e.serveHTTP1(ctx, c, "") })
+			return e.accept(ctx, s.Plain, func(ctx context.Context, c net.Conn, _ func()) rest { return e.serveHTTP1(ctx, c, "") })
 		})
 	}
 	if s.Secure != nil {
@@ -271,11 +271,25 @@ func (e *Edge) Visits() int { return e.visits.Count() }
 // Streams is how many streams to agents are open, idle ones of HTTP among them.
 func (e *Edge) Streams() int { return e.opened.Count() }
 
+// rest goes on with a connection in goroutines of its own, and calls ended when it is over.
+// What begins a connection, such as a TLS handshake, leaves a large stack behind, and it may
+// be idle for long.
+type rest func(ended func())
+
+// aside is the rest that serve is.
+func aside(serve func()) rest {
+	return func(ended func()) {
+		go func() {
+			defer ended()
+			serve()
+		}()
+	}
+}
+
 // accept serves each connection of l in a goroutine of its own until l is closed, and
 // returns when all have ended. Serve calls noVisit when it is a link, for which Shutdown
-// does not wait. What it returns, if anything, goes on in another goroutine: what begins a
-// connection, such as a TLS handshake, leaves a large stack behind, and it may be idle for long.
-func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(ctx context.Context, c net.Conn, noVisit func()) (rest func())) error {
+// does not wait, and returns what is left to do, if anything.
+func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(ctx context.Context, c net.Conn, noVisit func()) rest) error {
 	defer l.Close() //nolint:errcheck // closed already but for a fault
 	var conns sync.WaitGroup
 	defer conns.Wait()
@@ -298,21 +312,21 @@ func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(ctx contex
 		}
 		wait = 0
 		e.arrived.Enter()
+		conns.Add(1)
 		leave := sync.OnceFunc(e.arrived.Leave)
-		conns.Go(func() {
-			var rest func()
+		ended := func() {
+			leave()
+			conns.Done()
+		}
+		go func() {
 			if c := e.introduced(ctx, c); c != nil {
-				rest = serve(ctx, c, leave)
+				if goOn := serve(ctx, c, leave); goOn != nil {
+					goOn(ended)
+					return
+				}
 			}
-			if rest == nil {
-				leave()
-				return
-			}
-			conns.Go(func() {
-				defer leave()
-				rest()
-			})
-		})
+			ended()
+		}()
 	}
 }
 
@@ -365,9 +379,8 @@ func leave(route *registry.Route) {
 
 // carry opens the endpoint that a visitor's connection asked for; the rest is to join the
 // two. first are bytes that were read from the visitor already. It closes c; a visitor who
-// can't be served is reset. An idle visitor costs the frame of the rest, so what comes after
-// is done by others.
-func (e *Edge) carry(ctx context.Context, c net.Conn, v *endpoint.Visitor, first []byte) (rest func()) {
+// can't be served is reset.
+func (e *Edge) carry(ctx context.Context, c net.Conn, v *endpoint.Visitor, first []byte) rest {
 	e.visits.Enter()
 	began := time.Now()
 	s, route, err := e.open(ctx, v, first)
@@ -377,12 +390,13 @@ func (e *Edge) carry(ctx context.Context, c net.Conn, v *endpoint.Visitor, first
 	}
 	e.opened.Enter()
 	c, how := admit(c, route)
-	before := int64(len(first))
-	return func() {
-		n, err := splice.Join(ctx, s, c, how)
-		e.opened.Leave()
-		n.Backward += before
-		e.carried(v, route, began, n, err)
+	return func(ended func()) {
+		splice.Start(ctx, s, c, how, func(n splice.Counts, err error) {
+			e.opened.Leave()
+			n.Backward += int64(len(first))
+			e.carried(v, route, began, n, err)
+			ended()
+		})
 	}
 }
 

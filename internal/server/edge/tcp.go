@@ -29,7 +29,7 @@ func (e *Edge) ListenTCP(ctx context.Context, port uint16) (io.Closer, error) {
 	e.ports.Enter()
 	go func() {
 		defer e.ports.Leave()
-		_ = e.accept(ctx, l, func(ctx context.Context, c net.Conn, _ func()) func() {
+		_ = e.accept(ctx, l, func(ctx context.Context, c net.Conn, _ func()) rest {
 			return e.carry(ctx, c, visitor(c, name), nil)
 		})
 	}()

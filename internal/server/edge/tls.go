@@ -20,7 +20,7 @@ import (
 // serveTLS looks at the ClientHello of a connection on the shared TLS port and
 // sends it where it belongs: an agent to control, a visitor of a passthrough
 // endpoint to the agent with all bytes as they came, others to HTTP.
-func (e *Edge) serveTLS(ctx context.Context, c net.Conn, noVisit func()) (rest func()) {
+func (e *Edge) serveTLS(ctx context.Context, c net.Conn, noVisit func()) rest {
 	hello, ok := e.peek(ctx, c)
 	if !ok {
 		return nil
@@ -54,7 +54,7 @@ func (e *Edge) serveTLS(ctx context.Context, c net.Conn, noVisit func()) (rest f
 
 // serveSecure makes a TLS connection of a visitor's, which is then served with the version of
 // HTTP that is agreed on.
-func (e *Edge) serveSecure(ctx context.Context, c *tls.Conn, host string) (rest func()) {
+func (e *Edge) serveSecure(ctx context.Context, c *tls.Conn, host string) rest {
 	limited, cancel := context.WithTimeout(ctx, e.cfg.HelloTimeout)
 	err := c.HandshakeContext(limited)
 	cancel()
@@ -64,17 +64,21 @@ func (e *Edge) serveSecure(ctx context.Context, c *tls.Conn, host string) (rest 
 		closeWith(c.NetConn(), nil) // behind the alert; in TLS 1.3 a request may be here already
 		return nil
 	case c.ConnectionState().NegotiatedProtocol == "h2":
-		return func() { e.serveHTTP2(ctx, c, host) }
+		return aside(func() { e.serveHTTP2(ctx, c, host) })
 	}
-	return func() {
-		if link := e.serveHTTP1(ctx, c, host); link != nil {
-			link()
-		}
+	return func(ended func()) {
+		go func() {
+			if link := e.serveHTTP1(ctx, c, host); link != nil {
+				link(ended)
+			} else {
+				ended()
+			}
+		}()
 	}
 }
 
 // serveLinkOnly serves a connection on a port for agents alone.
-func (e *Edge) serveLinkOnly(ctx context.Context, c net.Conn, noVisit func()) (rest func()) {
+func (e *Edge) serveLinkOnly(ctx context.Context, c net.Conn, noVisit func()) rest {
 	noVisit()
 	hello, ok := e.peek(ctx, c)
 	if !ok {
@@ -128,17 +132,17 @@ func (e *Edge) peek(ctx context.Context, c net.Conn) (*clienthello.Hello, bool) 
 
 // serveLink finishes the TLS handshake with an agent, whose ClientHello was read
 // already, and hands the link on.
-func (e *Edge) serveLink(ctx context.Context, c net.Conn, hello []byte) (rest func()) {
+func (e *Edge) serveLink(ctx context.Context, c net.Conn, hello []byte) rest {
 	conn, err := link.Accept(ctx, c, hello, link.ServerConfig(e.cfg.Certs.Link), e.cfg.HelloTimeout)
 	if err != nil {
 		e.cfg.Logger.Debug("link handshake", "remote", c.RemoteAddr().String(), "error", err)
 		return nil
 	}
-	return func() {
+	return aside(func() {
 		if err := e.cfg.Link(ctx, conn); err != nil {
 			e.cfg.Logger.Debug("link ended", "remote", conn.RemoteAddr().String(), "error", err)
 		}
-	}
+	})
 }
 
 // serveChallenge shows a CA that this node answers for the server name (RFC 8737); no

@@ -63,7 +63,7 @@ type visit struct {
 
 // serveHTTP1 serves a connection until it ends, and closes it, or until it has become a link,
 // which is the rest. sni is the canonical server name of a TLS connection.
-func (e *Edge) serveHTTP1(ctx context.Context, c net.Conn, sni string) (rest func()) {
+func (e *Edge) serveHTTP1(ctx context.Context, c net.Conn, sni string) rest {
 	conn, secure := c.(*tls.Conn)
 	v := &visit{
 		edge: e, conn: c, bytes: nonblock.Of(c), raw: socketOf(c), sni: sni, secure: secure,

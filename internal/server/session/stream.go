@@ -79,6 +79,24 @@ func (s *stream) WriteTo(w io.Writer) (int64, error) {
 	return n, s.explain(err)
 }
 
+// WriteToThen is WriteTo whose outcome is handed to then, perhaps after it has returned. It
+// waits for the reply, and takes no goroutine while nothing comes behind it if the link's
+// stream takes none.
+func (s *stream) WriteToThen(w io.Writer, then func(n int64, err error)) {
+	if err := s.reply(); err != nil {
+		then(0, err)
+		return
+	}
+	if st, ok := s.Stream.(interface {
+		WriteToThen(w io.Writer, then func(n int64, err error))
+	}); ok {
+		st.WriteToThen(w, func(n int64, err error) { then(n, s.explain(err)) })
+		return
+	}
+	n, err := s.Stream.WriteTo(w)
+	then(n, s.explain(err))
+}
+
 // WriteToN is WriteTo for the next n bytes.
 func (s *stream) WriteToN(w io.Writer, n int64) (int64, error) {
 	if err := s.reply(); err != nil {

@@ -11,6 +11,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/culvert-tunnel/culvert/internal/crew"
 	"github.com/culvert-tunnel/culvert/internal/datagram"
 	"github.com/culvert-tunnel/culvert/internal/endpoint"
 	"github.com/culvert-tunnel/culvert/internal/link"
@@ -46,7 +47,8 @@ type session struct {
 	ctl   link.Stream
 	said  bool // all there was to say; guarded by write
 
-	streams tally.Tally
+	streams   tally.Tally
+	beginners crew.Crew // begin to serve streams
 
 	webs webs
 
@@ -66,6 +68,7 @@ func (s *session) run(ctx context.Context) {
 	defer cancel()
 	s.draining, s.drains = context.WithCancel(linkCtx)
 	defer s.drains()
+	defer s.beginners.End()
 	var tasks sync.WaitGroup
 	defer tasks.Wait()
 	defer s.link.Close() //nolint:errcheck // ended either way
@@ -227,7 +230,7 @@ func (s *session) serveStreams(ctx context.Context, l *link.Link) error {
 			return err
 		}
 		s.streams.Enter()
-		go s.serveStream(ctx, st)
+		s.beginners.Go(func() { s.serveStream(ctx, st) })
 	}
 }
 

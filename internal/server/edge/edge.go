@@ -18,6 +18,7 @@ import (
 	"sync/atomic"
 	"time"
 
+	"github.com/culvert-tunnel/culvert/internal/crew"
 	"github.com/culvert-tunnel/culvert/internal/datagram"
 	"github.com/culvert-tunnel/culvert/internal/endpoint"
 	"github.com/culvert-tunnel/culvert/internal/link"
@@ -76,10 +77,11 @@ type Edge struct {
 	opened  tally.Tally // streams
 	ports   tally.Tally // accept loops of tcp endpoints, and read loops of udp ones
 
-	handed   atomic.Bool      // the sockets are another process's
-	flows    atomic.Int64     // of udp endpoints
-	queued   *datagram.Budget // what their queues hold
-	counters counters
+	beginners crew.Crew        // begin to serve connections
+	handed    atomic.Bool      // the sockets are another process's
+	flows     atomic.Int64     // of udp endpoints
+	queued    *datagram.Budget // what their queues hold
+	counters  counters
 }
 
 // maxQueued bounds the datagrams that wait for links, in bytes.
@@ -215,6 +217,7 @@ func (e *Edge) Close() error {
 	err := e.http3.Close()
 	<-e.visits.Empty()
 	<-e.ports.Empty()
+	e.beginners.End()
 	e.streams.close()
 	e.proxy.close()
 	return err
@@ -318,7 +321,7 @@ func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(ctx contex
 			leave()
 			conns.Done()
 		}
-		go func() {
+		e.beginners.Go(func() {
 			if c := e.introduced(ctx, c); c != nil {
 				if goOn := serve(ctx, c, leave); goOn != nil {
 					goOn(ended)
@@ -326,7 +329,7 @@ func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(ctx contex
 				}
 			}
 			ended()
-		}()
+		})
 	}
 }
 

@@ -1,0 +1,108 @@
+package crew
+
+import (
+	"runtime"
+	"sync"
+	"sync/atomic"
+	"testing"
+	"testing/synctest"
+	"time"
+)
+
+// TestGo runs tasks that start tasks, many at once, each once.
+func TestGo(t *testing.T) {
+	var c Crew
+	defer c.End()
+	var tasks sync.WaitGroup
+	var ran atomic.Int64
+	for range 50 {
+		tasks.Add(1)
+		c.Go(func() {
+			defer tasks.Done()
+			for range 50 {
+				tasks.Add(1)
+				c.Go(func() {
+					defer tasks.Done()
+					ran.Add(1)
+				})
+			}
+		})
+	}
+	tasks.Wait()
+	if n := ran.Load(); n != 50*50 {
+		t.Errorf("%d tasks of %d ran", n, 50*50)
+	}
+}
+
+// TestKept: a goroutine that has done its task does the next, and is let go when there is none.
+func TestKept(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c Crew
+		defer c.End()
+		before := runtime.NumGoroutine()
+		for range 100 {
+			c.Go(func() {})
+			synctest.Wait()
+			if n := runtime.NumGoroutine() - before; n != 1 {
+				t.Fatalf("%d goroutines for one task at a time", n)
+			}
+		}
+	})
+}
+
+// TestIdle: who is not needed for two ticks is let go, whoever was in between stays.
+func TestIdle(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c Crew
+		defer c.End()
+		before := runtime.NumGoroutine()
+		gate := make(chan struct{})
+		for range 10 {
+			c.Go(func() { <-gate })
+		}
+		close(gate)
+		synctest.Wait()
+		if n := runtime.NumGoroutine() - before; n != 10 {
+			t.Fatalf("%d goroutines wait for the next task", n)
+		}
+		for range 5 {
+			<-time.After(tick)
+			c.Go(func() {})
+			synctest.Wait()
+		}
+		if n := runtime.NumGoroutine() - before; n != 1 {
+			t.Errorf("%d goroutines for one task at a time", n)
+		}
+		<-time.After(2 * tick)
+		synctest.Wait()
+		if n := runtime.NumGoroutine() - before; n != 0 {
+			t.Errorf("%d goroutines are left", n)
+		}
+	})
+}
+
+// TestEnd: nobody stays, neither who waits nor who is at work.
+func TestEnd(t *testing.T) {
+	synctest.Test(t, func(t *testing.T) {
+		var c Crew
+		defer c.End()
+		before := runtime.NumGoroutine()
+		gate := make(chan struct{})
+		for range 2 {
+			c.Go(func() { <-gate })
+		}
+		c.Go(func() {})
+		synctest.Wait()
+		c.End()
+		synctest.Wait()
+		if n := runtime.NumGoroutine() - before; n != 2 {
+			t.Errorf("%d goroutines, of which two are at work", n)
+		}
+		c.Go(func() {}) // late
+		close(gate)
+		synctest.Wait()
+		if n := runtime.NumGoroutine() - before; n != 0 {
+			t.Errorf("%d goroutines are left", n)
+		}
+	})
+}

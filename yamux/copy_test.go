@@ -151,7 +151,7 @@ func TestWriteToThenIdle(t *testing.T) {
 			}
 		}
 		waiting := func() int { return strings.Count(goroutines(), "(*mover).run") }
-		for deadline := time.Now().Add(10 * time.Second); waiting() > 0; time.Sleep(time.Millisecond) {
+		for deadline := time.Now().Add(10 * time.Second); waiting() > 0; <-time.After(time.Millisecond) {
 			if time.Now().After(deadline) {
 				t.Fatalf("%d goroutines wait for nothing", waiting())
 			}

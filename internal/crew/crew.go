@@ -65,7 +65,6 @@ func (c *Crew) work(w worker) {
 			return
 		}
 		f()
-		f = nil // it may hold much
 		if !c.rest(w) {
 			return
 		}

@@ -90,8 +90,8 @@ func (b batched) Write(p []byte) (int, error) {
 // Flush implements yamux.BufferedConn.
 func (b batched) Flush(wait bool) (int, bool, error) { return b.below.flush(wait) }
 
-// Ready says whether a whole record is there, whatever TLS itself holds.
-func (b batched) Ready() bool { return b.below.buffered() >= maxRecord }
+// Ready implements yamux.BufferedConn.
+func (b batched) Ready() bool { return b.below.ready() }
 
 // Joins implements yamux.BufferedConn: each write becomes a record of its own.
 func (b batched) Joins() bool { return false }

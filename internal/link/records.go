@@ -3,6 +3,8 @@ package link
 import (
 	"net"
 	"sync"
+
+	"github.com/culvert-tunnel/culvert/internal/link/resume"
 )
 
 // records is the connection below TLS. TLS reads and writes record by record, and
@@ -14,8 +16,9 @@ type records struct {
 	prefix []byte  // to be read first
 
 	in struct { // of the one goroutine that reads
-		buf  *[readBatch]byte
-		r, w int
+		buf    *[readBatch]byte
+		r, w   int
+		record border // at r, or at the beginning of prefix
 	}
 
 	mu struct {
@@ -44,10 +47,12 @@ func newRecords(c net.Conn, prefix []byte) *records {
 }
 
 // Read returns what is there; when nothing is, it waits and reads as much as there
-// is.
+// is. It stops at the end of a record: TLS, which takes what it gets, is to hold
+// nothing of the next one, so that ready knows what there is.
 func (r *records) Read(p []byte) (int, error) {
+	in := &r.in
 	if len(r.prefix) > 0 {
-		n := copy(p, r.prefix)
+		n := copy(p, r.prefix[:in.record.pass(first(r.prefix, len(p)))])
 		if r.prefix = r.prefix[n:]; len(r.prefix) == 0 {
 			r.prefix = nil
 		}
@@ -56,7 +61,6 @@ func (r *records) Read(p []byte) (int, error) {
 	if r.socket == nil {
 		return r.Conn.Read(p)
 	}
-	in := &r.in
 	if in.r == in.w {
 		var err error
 		in.r = 0
@@ -66,7 +70,8 @@ func (r *records) Read(p []byte) (int, error) {
 			return 0, err
 		}
 	}
-	n := copy(p, in.buf[in.r:in.w])
+	there := first(in.buf[in.r:in.w], len(p))
+	n := copy(p, there[:in.record.pass(there)])
 	if in.r += n; in.r == in.w {
 		readBuffers.Put(in.buf)
 		in.buf, in.r, in.w = nil, 0, 0
@@ -74,11 +79,60 @@ func (r *records) Read(p []byte) (int, error) {
 	return n, nil
 }
 
-// maxRecord is the size of the largest TLS record (RFC 8446, section 5.2).
-const maxRecord = 5 + 16<<10 + 256
+func first(b []byte, n int) []byte { return b[:min(len(b), n)] }
 
-// buffered is how much was read and TLS has not taken yet.
-func (r *records) buffered() int { return r.in.w - r.in.r }
+// ready says whether a whole record is there that TLS has not taken, and more in it than
+// in those of a resumable connection that bring nothing of the stream.
+func (r *records) ready() bool {
+	in := &r.in
+	if in.r == in.w || !in.record.reached() {
+		return false
+	}
+	b := in.buf[in.r:in.w]
+	n := recordHead + recordLength(b)
+	return n > recordHead+resume.MaxControl+sealed && len(b) >= n
+}
+
+// A TLS record is a header, the length of what follows in its last two bytes, and that:
+// content with the bytes that sealed it (RFC 8446, section 5.2).
+const (
+	recordHead = 5
+	sealed     = 1 + 16
+)
+
+// recordLength is how many bytes follow the header at the beginning of b; none if that
+// is not all there.
+func recordLength(b []byte) int {
+	if len(b) < recordHead {
+		return 0
+	}
+	return int(b[3])<<8 | int(b[4])
+}
+
+// border follows TLS records in what is read.
+type border struct {
+	head [recordHead]byte
+	have int // of head, of a record of which nothing else was passed
+	left int // of the record at hand
+}
+
+// reached says whether what comes next is a new record.
+func (d *border) reached() bool { return d.have == 0 && d.left == 0 }
+
+// pass returns how many bytes of b are of one record, and takes them as passed.
+func (d *border) pass(b []byte) int {
+	n := 0
+	if d.left == 0 {
+		n = copy(d.head[d.have:], b)
+		if d.have += n; d.have < len(d.head) {
+			return n
+		}
+		d.have, d.left = 0, recordLength(d.head[:])
+	}
+	m := min(len(b)-n, d.left)
+	d.left -= m
+	return n + m
+}
 
 // collect begins or ends the collecting of what is written.
 func (r *records) collect(on bool) {

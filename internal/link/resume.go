@@ -61,6 +61,9 @@ func transport(conn net.Conn) resume.Transport {
 // of TLS would have Close wait for a socket which takes nothing.
 type secured struct{ batched }
 
+// Ready implements resume.Transport: a record is one of TLS too, and there as a whole.
+func (s secured) Ready(begun bool) bool { return begun || s.below.ready() }
+
 // Close ends the connection at once.
 func (s secured) Close() error { return s.below.Close() }
 

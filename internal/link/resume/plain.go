@@ -37,4 +37,4 @@ func (p *plain) Flush(wait bool) (int, bool, error) {
 	return n, err == nil, err
 }
 
-func (p *plain) Ready() bool { return false }
+func (p *plain) Ready(bool) bool { return false }

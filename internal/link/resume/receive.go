@@ -160,10 +160,8 @@ func (c *Conn) reply(t Transport) {
 	}
 }
 
-// Ready says whether Read is sure to return something soon: what the transport
-// connection has read is a record of the stream, or one of the few others and the
-// beginning of one.
-func (c *Conn) Ready() bool { return c.in.t != nil && c.in.t.Ready() }
+// Ready says whether Read is sure to return something at once.
+func (c *Conn) Ready() bool { return c.in.t != nil && c.in.t.Ready(c.in.left > 0) }
 
 // Joins says that short writes become one record.
 func (c *Conn) Joins() bool { return true }

@@ -18,6 +18,9 @@ const (
 	ackSize = 8
 )
 
+// MaxControl is the size of the largest record that brings no bytes of the stream.
+const MaxControl = headerSize + ackSize
+
 func putHeader(b []byte, kind byte, length int) {
 	b[0], b[1], b[2], b[3] = kind, byte(length>>16), byte(length>>8), byte(length) //nolint:gosec // 24 bits
 }

@@ -22,12 +22,12 @@ import (
 // Transport is a connection as a Conn uses it. Write collects and does not block;
 // Flush sends what can be sent at once, or with wait blocks until it could send
 // something, and says whether nothing is left; Ready says that Read is sure to return
-// something at once. Close is immediate and ends the calls under way. Plain makes one
-// of any connection.
+// at once a record's bytes, perhaps the rest of one that was begun. Close is immediate and
+// ends the calls under way. Plain makes one of any connection.
 type Transport interface {
 	net.Conn
 	Flush(wait bool) (n int, done bool, err error)
-	Ready() bool
+	Ready(begun bool) bool
 }
 
 // Errors that end a Conn, besides *ProtocolError and net.ErrClosed.

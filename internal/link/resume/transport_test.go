@@ -136,7 +136,7 @@ func (m *memory) Flush(wait bool) (int, bool, error) {
 	return n, len(m.pending) == 0, err
 }
 
-func (m *memory) Ready() bool { return false }
+func (m *memory) Ready(bool) bool { return false }
 
 // Close is what closing a socket is: the other side reads what arrived, then the end.
 func (m *memory) Close() error {

@@ -73,6 +73,7 @@ func (st *Stream) deliver(b []byte) uint32 {
 	r := &st.recv
 	r.Lock()
 	defer r.Unlock()
+	st.chatsLocked()
 	var credit uint32
 	if st.sinkableLocked(len(b)) {
 		n := st.sinkLocked(func(to sink) int { return to.try(b) })

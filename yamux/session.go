@@ -28,6 +28,7 @@ type Session struct {
 	iov  [][]byte // storage
 
 	heard             atomic.Int64 // now, when a byte last came
+	chat              atomic.Int64 // now, when something short last came on a stream that is no bulk
 	crowd             atomic.Int32 // frames that came in together lately
 	bytesIn, bytesOut atomic.Int64
 	taken             atomic.Int64 // bytes that the connection took; ahead of bytesOut within a batch

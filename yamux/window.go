@@ -9,8 +9,10 @@ import "time"
 //
 // On a short path processors are the limit, not windows, and readers take what is
 // there in bursts. There the rate is that of many round trips, and little is to
-// spare: what a window lets pass beyond need only waits in sockets, in front of
-// everything else.
+// spare while others say short things: what a window lets pass beyond need only waits
+// in sockets, in front of everything else. While nobody does, it may hold what passes
+// in the time for which a process is kept from running, so that the other side seldom
+// waits for credit.
 //
 // On a long path a stream that is no short exchange has its window enlarged before it is
 // used up. To wait for that would hold the transport back, which may then take what the
@@ -21,6 +23,9 @@ const (
 	spare       = 3
 	spareShort  = 1.25
 	epochShort  = time.Millisecond // at least, to measure a rate on a short path
+	absence     = 4 * time.Millisecond
+	quietAfter  = 200 * time.Millisecond
+	chatter     = 16 << 10 // bytes in an absence, at most
 	shrinkAfter = 2 * time.Second
 )
 
@@ -65,11 +70,15 @@ func (st *Stream) resizeLocked(credit uint32) uint32 {
 	now, rtt := s.now(), s.path.least.Load()
 	elapsed := now - r.epoch
 	need := spare * float64(rtt)
+	narrow := false
 	if rtt < int64(shortPath) {
 		if elapsed < int64(epochShort) {
 			return credit
 		}
 		need = spareShort * float64(rtt)
+		if narrow = now-s.chat.Load() < int64(quietAfter); !narrow {
+			need = max(need, float64(absence))
+		}
 	}
 	need *= float64(r.epochBytes) / float64(max(elapsed, 1))
 	r.epoch, r.epochBytes = now, 0
@@ -79,13 +88,22 @@ func (st *Stream) resizeLocked(credit uint32) uint32 {
 			credit += r.size
 			r.size *= 2
 		}
-	case r.size > InitialWindow && elapsed > int64(shrinkAfter) && elapsed > 64*rtt:
+	case r.size > InitialWindow && (narrow && float64(r.size/2) > need || elapsed > int64(shrinkAfter) && elapsed > 64*rtt):
 		cut := min(credit, r.size/2)
 		credit -= cut
 		r.size -= cut
 		s.returnWindow(cut)
 	}
 	return credit
+}
+
+// chatsLocked notes, when something short comes, whether it is of a stream that carries
+// little: bulk has short pieces too.
+func (st *Stream) chatsLocked() {
+	r, now := &st.recv, st.session.heard.Load()
+	if elapsed := now - r.epoch; float64(r.epochBytes+r.consumed)*float64(absence) < chatter*float64(elapsed) {
+		st.session.chat.Store(now)
+	}
 }
 
 // takeWindow asks for n bytes more of windows, which doubles one.

@@ -121,6 +121,59 @@ func TestWindowEnlarged(t *testing.T) {
 	}
 }
 
+// TestWindowNarrows: on a short path the window of bulk is larger while nobody else says
+// anything, and small while somebody does. Short pieces of bulk are nobody else's.
+func TestWindowNarrows(t *testing.T) {
+	short := memPath{delay: 50 * time.Microsecond, rate: 400e6, buffer: 32 << 20}
+	synctest.Test(t, func(t *testing.T) {
+		a, b := memPair(short, short)
+		c, s := sessions(t, a, b, Config{})
+		<-time.After(time.Second) // the round trip is measured
+		st, other := streams(t, c, s)
+		go func() {
+			for piece := make([]byte, 100_000); ; {
+				if _, err := st.Write(piece); err != nil {
+					return
+				}
+				if _, err := st.Write(piece[:100]); err != nil {
+					return
+				}
+			}
+		}()
+		grown := func(bytes int64) int64 {
+			t.Helper()
+			if _, err := io.CopyN(io.Discard, other, bytes); err != nil {
+				t.Fatal(err)
+			}
+			return s.Stats().Window
+		}
+		if n := grown(256 << 20); n == 0 {
+			t.Error("did not grow while nobody else said anything")
+		}
+		talker, listener := streams(t, c, s)
+		go func() { _, _ = io.Copy(io.Discard, listener) }()
+		over := make(chan struct{})
+		go func() {
+			defer close(over)
+			for range 40 {
+				if _, err := talker.Write(make([]byte, 64)); err != nil {
+					t.Error(err)
+				}
+				<-time.After(10 * time.Millisecond)
+			}
+		}()
+		if n := grown(64 << 20); n != 0 {
+			t.Errorf("is larger by %d while somebody else speaks", n)
+		}
+		<-over
+		if n := grown(256 << 20); n == 0 {
+			t.Error("did not grow again")
+		}
+		_ = other.Close()
+		_ = c.Close()
+	})
+}
+
 // TestWindowShrinks: a stream that was fast and is slow now gives its window back.
 func TestWindowShrinks(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {

@@ -1,6 +1,7 @@
 package crew
 
 import (
+	"bytes"
 	"runtime"
 	"sync"
 	"sync/atomic"
@@ -9,29 +10,38 @@ import (
 	"time"
 )
 
+// workers is how many goroutines of crews there are. runtime.NumGoroutine counts others too.
+func workers() int {
+	stacks := make([]byte, 64<<10)
+	stacks = stacks[:runtime.Stack(stacks, true)]
+	return bytes.Count(stacks, []byte("crew.(*Crew).work("))
+}
+
 // TestGo runs tasks that start tasks, many at once, each once.
 func TestGo(t *testing.T) {
-	var c Crew
-	defer c.End()
-	var tasks sync.WaitGroup
-	var ran atomic.Int64
-	for range 50 {
-		tasks.Add(1)
-		c.Go(func() {
-			defer tasks.Done()
-			for range 50 {
-				tasks.Add(1)
-				c.Go(func() {
-					defer tasks.Done()
-					ran.Add(1)
-				})
-			}
-		})
-	}
-	tasks.Wait()
-	if n := ran.Load(); n != 50*50 {
-		t.Errorf("%d tasks of %d ran", n, 50*50)
-	}
+	synctest.Test(t, func(t *testing.T) {
+		var c Crew
+		defer c.End()
+		var tasks sync.WaitGroup
+		var ran atomic.Int64
+		for range 50 {
+			tasks.Add(1)
+			c.Go(func() {
+				defer tasks.Done()
+				for range 50 {
+					tasks.Add(1)
+					c.Go(func() {
+						defer tasks.Done()
+						ran.Add(1)
+					})
+				}
+			})
+		}
+		tasks.Wait()
+		if n := ran.Load(); n != 50*50 {
+			t.Errorf("%d tasks of %d ran", n, 50*50)
+		}
+	})
 }
 
 // TestKept: a goroutine that has done its task does the next, and is let go when there is none.
@@ -39,11 +49,10 @@ func TestKept(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c Crew
 		defer c.End()
-		before := runtime.NumGoroutine()
-		for range 100 {
+		for range 20 {
 			c.Go(func() {})
 			synctest.Wait()
-			if n := runtime.NumGoroutine() - before; n != 1 {
+			if n := workers(); n != 1 {
 				t.Fatalf("%d goroutines for one task at a time", n)
 			}
 		}
@@ -55,14 +64,13 @@ func TestIdle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c Crew
 		defer c.End()
-		before := runtime.NumGoroutine()
 		gate := make(chan struct{})
 		for range 10 {
 			c.Go(func() { <-gate })
 		}
 		close(gate)
 		synctest.Wait()
-		if n := runtime.NumGoroutine() - before; n != 10 {
+		if n := workers(); n != 10 {
 			t.Fatalf("%d goroutines wait for the next task", n)
 		}
 		for range 5 {
@@ -70,12 +78,12 @@ func TestIdle(t *testing.T) {
 			c.Go(func() {})
 			synctest.Wait()
 		}
-		if n := runtime.NumGoroutine() - before; n != 1 {
+		if n := workers(); n != 1 {
 			t.Errorf("%d goroutines for one task at a time", n)
 		}
 		<-time.After(2 * tick)
 		synctest.Wait()
-		if n := runtime.NumGoroutine() - before; n != 0 {
+		if n := workers(); n != 0 {
 			t.Errorf("%d goroutines are left", n)
 		}
 	})
@@ -86,7 +94,6 @@ func TestEnd(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		var c Crew
 		defer c.End()
-		before := runtime.NumGoroutine()
 		gate := make(chan struct{})
 		for range 2 {
 			c.Go(func() { <-gate })
@@ -95,13 +102,13 @@ func TestEnd(t *testing.T) {
 		synctest.Wait()
 		c.End()
 		synctest.Wait()
-		if n := runtime.NumGoroutine() - before; n != 2 {
+		if n := workers(); n != 2 {
 			t.Errorf("%d goroutines, of which two are at work", n)
 		}
 		c.Go(func() {}) // late
 		close(gate)
 		synctest.Wait()
-		if n := runtime.NumGoroutine() - before; n != 0 {
+		if n := workers(); n != 0 {
 			t.Errorf("%d goroutines are left", n)
 		}
 	})

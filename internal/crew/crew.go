@@ -20,7 +20,7 @@ type Crew struct {
 	mu struct {
 		sync.Mutex
 		idle  []worker // who waits least is last
-		spare int      // of them were idle since the last tick
+		spare int      // of them were idle since the last tick; at most all
 		timer *time.Timer
 		ticks bool
 		over  bool
@@ -99,8 +99,7 @@ func (c *Crew) look() {
 	c.mu.Lock()
 	defer c.mu.Unlock()
 	c.dismissLocked(c.mu.spare)
-	c.mu.spare = len(c.mu.idle)
-	if c.mu.spare > 0 && !c.mu.over {
+	if c.mu.spare > 0 {
 		c.tickLocked()
 		return
 	}
@@ -108,10 +107,11 @@ func (c *Crew) look() {
 	c.mu.idle = nil
 }
 
-// dismissLocked ends the n who have waited longest.
+// dismissLocked ends the n who have waited longest. From now on the others count as spare.
 func (c *Crew) dismissLocked(n int) {
 	for _, w := range c.mu.idle[:n] {
 		w <- nil
 	}
 	c.mu.idle = slices.Delete(c.mu.idle, 0, n)
+	c.mu.spare = len(c.mu.idle)
 }

@@ -17,11 +17,18 @@ func workers() int {
 	return bytes.Count(stacks, []byte("crew.(*Crew).work("))
 }
 
-// TestGo runs tasks that start tasks, many at once, each once.
-func TestGo(t *testing.T) {
+// inBubble runs a test of a crew, which it ends.
+func inBubble(t *testing.T, test func(t *testing.T, c *Crew)) {
 	synctest.Test(t, func(t *testing.T) {
 		var c Crew
 		defer c.End()
+		test(t, &c)
+	})
+}
+
+// TestGo runs tasks that start tasks, many at once, each once.
+func TestGo(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *Crew) {
 		var tasks sync.WaitGroup
 		var ran atomic.Int64
 		for range 50 {
@@ -46,9 +53,7 @@ func TestGo(t *testing.T) {
 
 // TestKept: a goroutine that has done its task does the next, and is let go when there is none.
 func TestKept(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var c Crew
-		defer c.End()
+	inBubble(t, func(t *testing.T, c *Crew) {
 		for range 20 {
 			c.Go(func() {})
 			synctest.Wait()
@@ -61,9 +66,7 @@ func TestKept(t *testing.T) {
 
 // TestIdle: who is not needed for two ticks is let go, whoever was in between stays.
 func TestIdle(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var c Crew
-		defer c.End()
+	inBubble(t, func(t *testing.T, c *Crew) {
 		gate := make(chan struct{})
 		for range 10 {
 			c.Go(func() { <-gate })
@@ -89,11 +92,25 @@ func TestIdle(t *testing.T) {
 	})
 }
 
+// TestEndAtTick: a tick that came as the end did finds nobody.
+func TestEndAtTick(t *testing.T) {
+	inBubble(t, func(t *testing.T, c *Crew) {
+		for range 2 {
+			c.Go(func() { <-time.After(time.Millisecond) })
+		}
+		<-time.After(tick + tick/2) // both were idle at the first tick after their tasks
+		c.End()
+		c.look()
+		synctest.Wait()
+		if n := workers(); n != 0 {
+			t.Errorf("%d goroutines are left", n)
+		}
+	})
+}
+
 // TestEnd: nobody stays, neither who waits nor who is at work.
 func TestEnd(t *testing.T) {
-	synctest.Test(t, func(t *testing.T) {
-		var c Crew
-		defer c.End()
+	inBubble(t, func(t *testing.T, c *Crew) {
 		gate := make(chan struct{})
 		for range 2 {
 			c.Go(func() { <-gate })

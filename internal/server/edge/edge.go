@@ -279,13 +279,19 @@ func (e *Edge) Streams() int { return e.opened.Count() }
 // be idle for long.
 type rest func(ended func())
 
-// aside is the rest that serve is.
-func aside(serve func()) rest {
+// goOn goes on if there is something left to do.
+func (r rest) goOn(ended func()) {
+	if r == nil {
+		ended()
+		return
+	}
+	r(ended)
+}
+
+// aside is the rest that serve is, and what that leaves.
+func aside(serve func() rest) rest {
 	return func(ended func()) {
-		go func() {
-			defer ended()
-			serve()
-		}()
+		go func() { serve().goOn(ended) }()
 	}
 }
 
@@ -322,13 +328,11 @@ func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(ctx contex
 			conns.Done()
 		}
 		e.beginners.Go(func() {
+			var left rest
 			if c := e.introduced(ctx, c); c != nil {
-				if goOn := serve(ctx, c, leave); goOn != nil {
-					goOn(ended)
-					return
-				}
+				left = serve(ctx, c, leave)
 			}
-			ended()
+			left.goOn(ended)
 		})
 	}
 }

@@ -64,17 +64,12 @@ func (e *Edge) serveSecure(ctx context.Context, c *tls.Conn, host string) rest {
 		closeWith(c.NetConn(), nil) // behind the alert; in TLS 1.3 a request may be here already
 		return nil
 	case c.ConnectionState().NegotiatedProtocol == "h2":
-		return aside(func() { e.serveHTTP2(ctx, c, host) })
+		return aside(func() rest {
+			e.serveHTTP2(ctx, c, host)
+			return nil
+		})
 	}
-	return func(ended func()) {
-		go func() {
-			if link := e.serveHTTP1(ctx, c, host); link != nil {
-				link(ended)
-			} else {
-				ended()
-			}
-		}()
-	}
+	return aside(func() rest { return e.serveHTTP1(ctx, c, host) })
 }
 
 // serveLinkOnly serves a connection on a port for agents alone.
@@ -138,10 +133,11 @@ func (e *Edge) serveLink(ctx context.Context, c net.Conn, hello []byte) rest {
 		e.cfg.Logger.Debug("link handshake", "remote", c.RemoteAddr().String(), "error", err)
 		return nil
 	}
-	return aside(func() {
+	return aside(func() rest {
 		if err := e.cfg.Link(ctx, conn); err != nil {
 			e.cfg.Logger.Debug("link ended", "remote", conn.RemoteAddr().String(), "error", err)
 		}
+		return nil
 	})
 }
 

@@ -101,9 +101,9 @@ func Start(ctx context.Context, a, b net.Conn, cfg Config, done func(Counts, err
 	j.move(&j.b, &j.a, &j.counts.Forward)
 }
 
-// mover is a source that can be waited for without a goroutine: WriteToThen does what
+// Mover is a source that can be waited for without a goroutine: WriteToThen does what
 // WriteTo does and hands its outcome to then, perhaps after it has returned.
-type mover interface {
+type Mover interface {
 	WriteToThen(w io.Writer, then func(n int64, err error))
 }
 
@@ -120,25 +120,19 @@ func (j *joint) move(dst, src *side, count *int64) {
 		j.moved(dst, src, err)
 		return
 	}
-	if j.progress == nil {
-		if m, ok := from.(mover); ok {
-			m.WriteToThen(to, func(n int64, err error) {
-				*count += n
-				j.moved(dst, src, ended(err))
-			})
-			return
-		}
+	then := func(n int64, err error) {
+		*count += n
+		j.moved(dst, src, ended(err))
 	}
-	var n int64
-	if w, r := j.ways(to, from); w != nil {
-		n, err = w.WriteTo(to)
-	} else if r != nil {
-		n, err = r.ReadFromN(from, math.MaxInt64)
-	} else {
-		n, err = moveBuffered(to, from, j.progress)
+	if j.progress != nil {
+		then(moveBuffered(to, from, j.progress))
+		return
 	}
-	*count += n
-	j.moved(dst, src, ended(err))
+	if m, ok := from.(Mover); ok {
+		m.WriteToThen(to, then)
+		return
+	}
+	then(moveBest(to, from))
 }
 
 // moved is when a direction has come to its end, and why.
@@ -318,17 +312,16 @@ func (j *joint) unwrap(dst, src net.Conn, count *int64) (to, from net.Conn, err 
 	}
 }
 
-// ways are what the two know better than a buffer; nil: nothing, or it would hide progress.
-// A socket is not asked: it knows no streams, and hides itself from them.
-func (j *joint) ways(dst, src net.Conn) (io.WriterTo, taker) {
-	if j.progress != nil {
-		return nil, nil
-	}
+// moveBest moves by what one of the two knows better than a buffer. A socket is not asked: it
+// knows no streams, and hides itself from them.
+func moveBest(dst, src net.Conn) (int64, error) {
 	if w, ok := src.(io.WriterTo); ok && !isSocket(src) {
-		return w, nil
+		return w.WriteTo(dst)
 	}
-	r, _ := dst.(taker)
-	return nil, r
+	if t, ok := dst.(taker); ok {
+		return t.ReadFromN(src, math.MaxInt64)
+	}
+	return moveBuffered(dst, src, nil)
 }
 
 func isSocket(c net.Conn) bool {

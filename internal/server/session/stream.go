@@ -7,6 +7,7 @@ import (
 
 	"github.com/culvert-tunnel/culvert/internal/link"
 	"github.com/culvert-tunnel/culvert/internal/server/registry"
+	"github.com/culvert-tunnel/culvert/internal/splice"
 	"github.com/culvert-tunnel/culvert/internal/tunnel"
 )
 
@@ -87,9 +88,7 @@ func (s *stream) WriteToThen(w io.Writer, then func(n int64, err error)) {
 		then(0, err)
 		return
 	}
-	if st, ok := s.Stream.(interface {
-		WriteToThen(w io.Writer, then func(n int64, err error))
-	}); ok {
+	if st, ok := s.Stream.(splice.Mover); ok {
 		st.WriteToThen(w, func(n int64, err error) { then(n, s.explain(err)) })
 		return
 	}

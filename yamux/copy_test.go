@@ -106,7 +106,7 @@ func writeTo(st *Stream, w io.Writer) (int64, error) { return st.WriteTo(w) }
 
 func writeToThen(st *Stream, w io.Writer) (int64, error) {
 	var n int64
-	ended := make(chan error, 2) // which may be one too many
+	ended := make(chan error, 1)
 	st.WriteToThen(w, func(m int64, err error) {
 		n = m
 		ended <- err
@@ -115,8 +115,11 @@ func writeToThen(st *Stream, w io.Writer) (int64, error) {
 	return n, err
 }
 
+// writingTo is one of the two.
+type writingTo func(*Stream, io.Writer) (int64, error)
+
 // bothWays runs a test with each.
-func bothWays(t *testing.T, test func(t *testing.T, writeTo func(*Stream, io.Writer) (int64, error))) {
+func bothWays(t *testing.T, test func(t *testing.T, writeTo writingTo)) {
 	t.Run("WriteTo", func(t *testing.T) { test(t, writeTo) })
 	t.Run("WriteToThen", func(t *testing.T) { test(t, writeToThen) })
 }
@@ -178,7 +181,7 @@ func goroutines() string {
 // and no other, and gets all bytes in order in the end.
 func TestWriteToBlockedSink(t *testing.T) { bothWays(t, testBlockedSink) }
 
-func testBlockedSink(t *testing.T, writeTo func(*Stream, io.Writer) (int64, error)) {
+func testBlockedSink(t *testing.T, writeTo writingTo) {
 	c, s := tcpSessions(t)
 	st, other := streams(t, c, s)
 	near, far := narrowPair(t)
@@ -307,7 +310,7 @@ func TestWatched(t *testing.T) {
 // bulk and from a parked WriteTo, and the session goes on.
 func TestWriteToFails(t *testing.T) { bothWays(t, testWriteToFails) }
 
-func testWriteToFails(t *testing.T, writeTo func(*Stream, io.Writer) (int64, error)) {
+func testWriteToFails(t *testing.T, writeTo writingTo) {
 	c, s := tcpSessions(t)
 	t.Run("plain writer", func(t *testing.T) {
 		st, other := streams(t, c, s)
@@ -376,7 +379,7 @@ func testWriteToFails(t *testing.T, writeTo func(*Stream, io.Writer) (int64, err
 
 func TestWriteToEnds(t *testing.T) { bothWays(t, testWriteToEnds) }
 
-func testWriteToEnds(t *testing.T, writeTo func(*Stream, io.Writer) (int64, error)) {
+func testWriteToEnds(t *testing.T, writeTo writingTo) {
 	c, s := tcpSessions(t)
 	for name, end := range map[string]struct {
 		how  func(st, other *Stream)

@@ -28,7 +28,7 @@ func (p player) readFromSocket(n int) (int64, error) {
 }
 
 // writeToSocket is writesTo with a socket.
-func (p player) writeToSocket(way func(*Stream, io.Writer) (int64, error)) error {
+func (p player) writeToSocket(way writingTo) error {
 	near, far := narrowPair(p.model.t)
 	read := make(chan struct{})
 	go func() {

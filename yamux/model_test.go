@@ -260,7 +260,7 @@ func (p player) reads(r *rand.Rand) {
 // writesTo reads by WriteTo and returns io.EOF at the end. A destination that
 // failed has lost what was on its way, so after errEnough nothing is read.
 func (p player) writesTo(r *rand.Rand) error {
-	way := writeTo
+	way := writingTo(writeTo)
 	if r.IntN(2) == 0 {
 		way = writeToThen
 	}

@@ -4,7 +4,6 @@ import (
 	"bytes"
 	"io"
 	"math/rand/v2"
-	"net"
 	"testing"
 )
 
@@ -25,7 +24,7 @@ func TestRecordsStop(t *testing.T) {
 			stream = append(stream, record(n, byte(i))...)
 			ends[len(stream)] = true
 		}
-		near, far := tcpPair(t)
+		near, far := sockets(t)
 		before := r.IntN(20_000)
 		reader := newRecords(near, bytes.Clone(stream[:before]))
 		go func() {
@@ -58,26 +57,6 @@ func TestRecordsStop(t *testing.T) {
 			t.Fatalf("seed %d: %d bytes of %d came, or others", seed, len(got), len(stream))
 		}
 	}
-}
-
-func tcpPair(t *testing.T) (near, far net.Conn) {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	if far, err = net.Dial("tcp", l.Addr().String()); err != nil {
-		t.Fatal(err)
-	}
-	if near, err = l.Accept(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = near.Close()
-		_ = far.Close()
-	})
-	return near, far
 }
 
 // TestRecordsReady: what brings nothing of a stream, or is not all there, is not waited for

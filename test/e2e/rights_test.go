@@ -85,6 +85,9 @@ func TestRights(t *testing.T) {
 		t.Errorf("for nobody: %s", out)
 	}
 
+	token, _ = n.culvert("token", "create", "--expires", "10s", "--max-sessions", "1")
+	brief, _ := n.with(token).publish("http", up, "--name", "brief")
+
 	// Revoking ends the session, and the agent's run.
 	agent, _ = few.publish("http", up, "--url", "https://app.alice.localhost")
 	began := time.Now()
@@ -100,10 +103,8 @@ func TestRights(t *testing.T) {
 	n.publish("http", up, "--url", "https://app.alice.localhost")
 
 	// A token that expires ends its session likewise.
-	token, _ = n.culvert("token", "create", "--expires", "2s", "--max-sessions", "1")
-	agent, _ = n.with(token).publish("http", up, "--name", "brief")
-	if code := agent.exit(); code != 3 || !strings.Contains(agent.errors(), "token_expired") {
-		t.Errorf("expired: exit code %d\n%s", code, agent.errors())
+	if code := brief.exit(); code != 3 || !strings.Contains(brief.errors(), "token_expired") {
+		t.Errorf("expired: exit code %d\n%s", code, brief.errors())
 	}
 	if out, _ := n.culvert("token", "list"); !strings.Contains(out, "expired") || !strings.Contains(out, "1 sessions") {
 		t.Errorf("%s", out)

@@ -101,6 +101,7 @@ type Server struct {
 	certs    *certs.Manager
 	registry *registry.Registry
 	control  *control.Control
+	settler  *settler
 	peers    *peer.Peers   // nil: there are no other nodes
 	home     *peer.Home    // nil: the state is not in members of the nodes' own, or in one that is alone
 	wired    chan struct{} // closed when all of the above is there
@@ -138,7 +139,7 @@ func New(cfg Config) (*Server, error) {
 	if err := makeDataDir(cfg.DataDir); err != nil {
 		return nil, err
 	}
-	s := &Server{cfg: cfg, inherited: newSockets(), wired: make(chan struct{})}
+	s := &Server{cfg: cfg, settler: newSettler(), inherited: newSockets(), wired: make(chan struct{})}
 	for _, f := range cfg.Sockets {
 		if err := s.inherited.add(f); err != nil {
 			return nil, err
@@ -288,6 +289,7 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	run(func() error { return private.Serve(ls.socket) })
 	s.ready.Store(true)
+	s.settler.started()
 	s.announce(ls, first)
 	if s.before != nil {
 		if err := s.before.served(); err != nil {

@@ -169,6 +169,13 @@ func (s *Server) reservedFor(name endpoint.Name) string {
 
 // event counts what happens with agents, and keeps it for people to see.
 func (s *Server) event(e control.Event) {
+	switch e.Kind {
+	case control.AgentConnected:
+		s.settler.changed(1)
+	case control.AgentDisconnected:
+		s.settler.changed(-1)
+	default: // nothing that agents take memory for
+	}
 	s.counters.Event(string(e.Kind), e.Code)
 	s.events.Add(store.Event{
 		At: time.Now().UTC(), Node: s.presence.Node(), Kind: string(e.Kind),

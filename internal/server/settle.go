@@ -1,0 +1,64 @@
+package server
+
+import (
+	"runtime/debug"
+	"sync"
+	"time"
+)
+
+// settler gives back the memory that only the server's start and the coming and going of
+// agents took. Handshakes leave more garbage than agents cost from then on, and the runtime
+// lets it lie for minutes where nothing else happens.
+type settler struct {
+	giveBack func()
+
+	mu struct {
+		sync.Mutex
+		agents  int // connected
+		changes int // of their number, since memory was given back
+		timer   *time.Timer
+	}
+}
+
+func newSettler() *settler { return &settler{giveBack: debug.FreeOSMemory} }
+
+// When memory is given back. That costs a collection of garbage, which takes the longer
+// the more agents there are: their number must have changed by a part of itself.
+const (
+	settlePause = time.Second // without a change
+	settleLeast = 16          // changes
+	settlePart  = 8           // one agent in so many, at least
+)
+
+// changed is told by how much the number of connected agents has changed.
+func (s *settler) changed(by int) {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.mu.agents += by
+	s.mu.changes++
+	if s.mu.changes >= max(settleLeast, s.mu.agents/settlePart) {
+		s.laterLocked()
+	}
+}
+
+// started is told that the server is.
+func (s *settler) started() {
+	s.mu.Lock()
+	defer s.mu.Unlock()
+	s.laterLocked()
+}
+
+func (s *settler) laterLocked() {
+	if s.mu.timer == nil {
+		s.mu.timer = time.AfterFunc(settlePause, s.settle)
+		return
+	}
+	s.mu.timer.Reset(settlePause)
+}
+
+func (s *settler) settle() {
+	s.mu.Lock()
+	s.mu.changes = 0
+	s.mu.Unlock()
+	s.giveBack()
+}

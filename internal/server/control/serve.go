@@ -35,6 +35,14 @@ func (s *agentSession) serveControl(ctx context.Context, l *link.Link) error {
 	s.ctl = ctl
 	s.write.Unlock()
 	defer ctl.Close() //nolint:errcheck // the link ends with it
+	return s.follow(ctx, ctl)
+}
+
+// follow does what the agent asks for until the control stream ends. Idle agents' goroutines
+// are here, which should take little stack for that.
+//
+//go:noinline
+func (s *agentSession) follow(ctx context.Context, ctl link.Stream) error {
 	handled := make(chan error)
 	for {
 		var m tunnel.Control

@@ -65,6 +65,7 @@ type Config struct {
 type Edge struct {
 	cfg     Config
 	tls     *tls.Config // of visitors
+	linkTLS *tls.Config // of agents
 	http3   *http3.Server
 	altSvc  []string // announces http3; nil: not served
 	proxy   *proxy
@@ -130,9 +131,9 @@ func New(cfg Config) *Edge {
 	e.streams = newPool(cfg.Registry, &e.opened)
 	e.watch = newWatch(cfg.HeaderTimeout, cfg.IdleTimeout, cfg.BodyTimeout, cfg.WriteTimeout)
 	e.proxy = newProxy(cfg.Registry, &e.opened, cfg.Pages, cfg.Logger)
-	e.tls = e.tlsConfig()
+	e.tls, e.linkTLS = e.tlsConfig(), link.ServerConfig(cfg.Certs.Link)
 	e.http3 = http3.New(http3.Config{
-		Handler: http.HandlerFunc(e.serveHTTP), TLS: e.tls, Link: cfg.Link, LinkTLS: link.ServerConfig(cfg.Certs.Link), ResetKey: cfg.Certs.ResetKey(),
+		Handler: http.HandlerFunc(e.serveHTTP), TLS: e.tls, Link: cfg.Link, LinkTLS: e.linkTLS, ResetKey: cfg.Certs.ResetKey(),
 		HandshakeTimeout: cfg.HelloTimeout, HeaderTimeout: cfg.HeaderTimeout, IdleTimeout: cfg.IdleTimeout, MaxHeaderBytes: maxHeaderBytes, MaxStreams: maxStreams, Logger: cfg.Logger,
 	})
 	return e
@@ -295,10 +296,13 @@ func aside(serve func() rest) rest {
 	}
 }
 
+// server serves a connection. It calls noVisit when that is a link, for which Shutdown does
+// not wait, and returns what is left to do, if anything.
+type server func(ctx context.Context, c net.Conn, noVisit func()) rest
+
 // accept serves each connection of l in a goroutine of its own until l is closed, and
-// returns when all have ended. Serve calls noVisit when it is a link, for which Shutdown
-// does not wait, and returns what is left to do, if anything.
-func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(ctx context.Context, c net.Conn, noVisit func()) rest) error {
+// returns when all have ended.
+func (e *Edge) accept(ctx context.Context, l net.Listener, serve server) error {
 	defer l.Close() //nolint:errcheck // closed already but for a fault
 	var conns sync.WaitGroup
 	defer conns.Wait()
@@ -309,32 +313,47 @@ func (e *Edge) accept(ctx context.Context, l net.Listener, serve func(ctx contex
 			if errors.Is(err, net.ErrClosed) || ctx.Err() != nil {
 				return nil
 			}
-			// Out of descriptors, most likely: what is being served goes on, and ends.
 			wait = min(max(2*wait, 5*time.Millisecond), time.Second)
-			e.cfg.Logger.Warn("accept visitor", "error", err, "retry_in", wait.String())
-			select {
-			case <-time.After(wait):
-			case <-ctx.Done():
+			if !e.pause(ctx, err, wait) {
 				return nil
 			}
 			continue
 		}
 		wait = 0
-		e.arrived.Enter()
 		conns.Add(1)
-		leave := sync.OnceFunc(e.arrived.Leave)
-		ended := func() {
-			leave()
-			conns.Done()
-		}
-		e.beginners.Go(func() {
-			var left rest
-			if c := e.introduced(ctx, c); c != nil {
-				left = serve(ctx, c, leave)
-			}
-			left.goOn(ended)
-		})
+		e.welcome(ctx, c, serve, conns.Done)
 	}
+}
+
+// pause lets time pass after a fault of accepting, unless ctx ends first. Out of
+// descriptors, most likely: what is being served goes on, and ends.
+func (e *Edge) pause(ctx context.Context, err error, wait time.Duration) bool {
+	e.cfg.Logger.Warn("accept visitor", "error", err, "retry_in", wait.String())
+	select {
+	case <-time.After(wait):
+		return true
+	case <-ctx.Done():
+		return false
+	}
+}
+
+// welcome serves a connection in a goroutine of its own, and calls done at the end.
+//
+//go:noinline // accept waits all its life, by a port for each tcp endpoint, and should take little stack for that
+func (e *Edge) welcome(ctx context.Context, c net.Conn, serve server, done func()) {
+	e.arrived.Enter()
+	leave := sync.OnceFunc(e.arrived.Leave)
+	ended := func() {
+		leave()
+		done()
+	}
+	e.beginners.Go(func() {
+		var left rest
+		if c := e.introduced(ctx, c); c != nil {
+			left = serve(ctx, c, leave)
+		}
+		left.goOn(ended)
+	})
 }
 
 // open opens a stream to the endpoint that a visitor asks for, through its gate, which

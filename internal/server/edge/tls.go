@@ -128,7 +128,7 @@ func (e *Edge) peek(ctx context.Context, c net.Conn) (*clienthello.Hello, bool) 
 // serveLink finishes the TLS handshake with an agent, whose ClientHello was read
 // already, and hands the link on.
 func (e *Edge) serveLink(ctx context.Context, c net.Conn, hello []byte) rest {
-	conn, err := link.Accept(ctx, c, hello, link.ServerConfig(e.cfg.Certs.Link), e.cfg.HelloTimeout)
+	conn, err := link.Accept(ctx, c, hello, e.linkTLS, e.cfg.HelloTimeout)
 	if err != nil {
 		e.cfg.Logger.Debug("link handshake", "remote", c.RemoteAddr().String(), "error", err)
 		return nil

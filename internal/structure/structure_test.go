@@ -48,7 +48,7 @@ var table = map[string][]string{
 	"internal/server/edge/clienthello": {"internal/endpoint"},
 	"internal/server/edge/compress":    {},
 	"internal/server/edge/http1":       {},
-	"internal/server/edge/http2":       {"internal/server/edge/http1", "internal/splice"},
+	"internal/server/edge/http2":       {"internal/crew", "internal/server/edge/http1", "internal/splice"},
 	"internal/server/edge/http3":       {"internal/link", "internal/tunnel"},
 	"internal/server/limit":            {"internal/endpoint", "internal/splice"},
 	"internal/server/peer":             {"internal/endpoint", "internal/link", "internal/server/registry", "internal/server/session", "internal/server/store", "internal/splice", "internal/tally", "internal/tunnel"},

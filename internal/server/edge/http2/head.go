@@ -301,7 +301,8 @@ func (c *Conn) start(s *Stream) error {
 	s.window = c.mu.initial
 	c.mu.streams[s.id] = s
 	c.mu.running++
-	c.workLocked(task{stream: s})
+	c.handlers.Add(1)
+	c.crew.Go(s.serve)
 	return nil
 }
 

@@ -24,6 +24,7 @@ import (
 	"golang.org/x/net/http2"
 	"golang.org/x/net/http2/hpack"
 
+	"github.com/culvert-tunnel/culvert/internal/crew"
 	"github.com/culvert-tunnel/culvert/internal/splice"
 )
 
@@ -81,8 +82,9 @@ type Conn struct {
 	heads  *hpack.Decoder
 	block  block
 
-	reads    atomic.Uint32 // how often something came
-	handlers sync.WaitGroup
+	reads    atomic.Uint32  // how often something came
+	crew     crew.Crew      // handles streams and writes
+	handlers sync.WaitGroup // what the crew does
 
 	mu struct {
 		sync.Mutex
@@ -97,7 +99,6 @@ type Conn struct {
 		encoded bytes.Buffer
 
 		streams map[uint32]*Stream
-		workers []worker  // without a task
 		ready   []*Stream // have something to send, and room for it in their window
 		last    uint32    // the highest stream there was
 		running int       // handlers, those of streams that are gone among them
@@ -329,7 +330,7 @@ func (c *Conn) closeLocked(err error) {
 		s.failLocked(ErrGone)
 	}
 	c.mu.ready = nil
-	c.dismissLocked(len(c.mu.workers))
+	c.crew.End()
 	if c.end != nil {
 		c.end()
 	}

@@ -386,8 +386,7 @@ func TestTimes(t *testing.T) {
 	})
 }
 
-// TestTrickle: who takes a byte now and then takes no part in the answer, and workers go
-// when there is nothing for them.
+// TestTrickle: who takes a byte now and then takes no part in the answer.
 func TestTrickle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		errs := make(chan error, 1)
@@ -407,14 +406,6 @@ func TestTrickle(t *testing.T) {
 		}
 		if err := <-errs; err != os.ErrDeadlineExceeded { //nolint:errorlint // as documented
 			t.Errorf("got %v", err)
-		}
-		for at := 11 * time.Minute; at < 12*time.Minute; at += 10 * time.Second {
-			v.conn.Look(at)
-		}
-		v.conn.mu.Lock()
-		defer v.conn.mu.Unlock()
-		if n := len(v.conn.mu.workers); n != 0 {
-			t.Errorf("%d workers are left", n)
 		}
 	})
 }

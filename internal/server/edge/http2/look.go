@@ -60,7 +60,6 @@ func (c *Conn) Look(now time.Duration) {
 	for _, s := range c.mu.streams {
 		s.lookLocked(t, c.cfg)
 	}
-	c.dismissLocked((len(c.mu.workers) + 1) / 2)
 	stuck := c.lookAtWriterLocked(t)
 	c.mu.Unlock()
 	if stuck {

@@ -259,6 +259,7 @@ func (s *Stream) resetLocked(code http2.ErrCode) {
 
 // serve is the life of a stream's goroutine.
 func (s *Stream) serve() {
+	defer s.conn.handlers.Done()
 	defer s.finish()
 	s.conn.cfg.Handle(s)
 }

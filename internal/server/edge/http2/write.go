@@ -24,12 +24,14 @@ func (c *Conn) flush() {
 func (c *Conn) kickLocked() {
 	if len(c.mu.out) > 0 && !c.mu.writing {
 		c.mu.writing = true
-		c.workLocked(task{})
+		c.handlers.Add(1)
+		c.crew.Go(c.write)
 	}
 }
 
 // write writes until there is nothing more to be written.
 func (c *Conn) write() {
+	defer c.handlers.Done()
 	runtime.Gosched() // streams that are about to say something too go first
 	c.mu.Lock()
 	defer c.mu.Unlock()

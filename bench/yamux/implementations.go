@@ -121,7 +121,7 @@ func secured(ctx context.Context, client, server net.Conn) (net.Conn, net.Conn, 
 }
 
 // linked returns both ends of a link, which is our Yamux over TLS as agents and
-// nodes use it.
+// nodes use it: it is the node, which is the server of the connection, that opens streams.
 func linked(ctx context.Context) (a, b session, err error) {
 	ln, err := new(net.ListenConfig).Listen(ctx, "tcp", "localhost:0")
 	if err != nil {
@@ -152,7 +152,7 @@ func linked(ctx context.Context) (a, b session, err error) {
 	if server.err != nil {
 		return a, b, server.err
 	}
-	return ofLink(ctx, link.Client(client, link.Config{})), ofLink(ctx, link.Server(server.conn, link.Config{})), nil
+	return ofLink(ctx, link.Server(server.conn, link.Config{})), ofLink(ctx, link.Client(client, link.Config{})), nil
 }
 
 func ofLink(ctx context.Context, l *link.Link) session {

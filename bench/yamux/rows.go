@@ -134,16 +134,31 @@ func runBulk(ctx context.Context, impl implementation, secure bool, streams int)
 	var g group
 	var stop atomic.Bool
 	var n atomic.Int64
-	for range streams {
-		c, s, err := b.open()
-		if err != nil {
-			return 0, err
-		}
-		g.run(func() error { return pump(c, &stop) })
-		g.run(func() error { return sink(s, &n) })
+	pairs, err := openAll(streams, b.open)
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range pairs {
+		g.run(func() error { return pump(p.near, &stop) })
+		g.run(func() error { return sink(p.far, &n) })
 	}
 	r := rate(&n, &stop, seconds)
 	return r / 1e9, g.wait()
+}
+
+// ends are those of one connection or stream.
+type ends struct{ near, far net.Conn }
+
+// openAll opens n before anything moves: each would wait for all that move already.
+func openAll(n int, open func() (near, far net.Conn, err error)) ([]ends, error) {
+	list := make([]ends, n)
+	for i := range list {
+		var err error
+		if list[i].near, list[i].far, err = open(); err != nil {
+			return nil, err
+		}
+	}
+	return list, nil
 }
 
 // relayed opens a connection through two relays: user → relay ⇢ TLS ⇢ relay →
@@ -175,13 +190,13 @@ func runRelay(ctx context.Context, impl implementation, conns int) (float64, err
 	var g group
 	var stop atomic.Bool
 	var n atomic.Int64
-	for range conns {
-		user, upstream, err := relayed(ctx, b, &g)
-		if err != nil {
-			return 0, err
-		}
-		g.run(func() error { return pump(upstream, &stop) })
-		g.run(func() error { _ = sink(user, &n); return nil })
+	pairs, err := openAll(conns, func() (user, upstream net.Conn, err error) { return relayed(ctx, b, &g) })
+	if err != nil {
+		return 0, err
+	}
+	for _, p := range pairs {
+		g.run(func() error { return pump(p.far, &stop) })
+		g.run(func() error { _ = sink(p.near, &n); return nil })
 	}
 	r := rate(&n, &stop, seconds)
 	return r / 1e9, g.wait()

@@ -22,12 +22,16 @@ const (
 	flagRST
 )
 
-// maxFrame bounds the frames that are sent, header included. It is what four TLS
-// records hold, and small enough that streams take turns often.
-const maxFrame = 64 << 10
+// maxPayload of a frame that is sent: as much as programs write at once, and little enough
+// that streams take turns often.
+const maxPayload = 64 << 10
 
-// maxPayload of a frame that is sent.
-const maxPayload = maxFrame - headerSize
+// maxFrame bounds the frames that are sent, header included.
+const maxFrame = headerSize + maxPayload
+
+// readAtOnce is the payload of a frame that is read for it: with the header it is what four
+// TLS records hold.
+const readAtOnce = 4*tlsRecord - headerSize
 
 type header struct {
 	version byte

@@ -293,7 +293,7 @@ func (s *Session) discard(n int) error {
 }
 
 // maxScatter is how many large chunks one read fills.
-const maxScatter = maxFrame / largeChunk
+const maxScatter = maxPayload / largeChunk
 
 // held is payload on its way from the connection to its stream: handed over in larger
 // pieces, also of several frames, it costs fewer wake-ups and calls.

@@ -98,10 +98,11 @@ func (st *Stream) resizeLocked(credit uint32) uint32 {
 }
 
 // chatsLocked notes, when something short comes, whether it is of a stream that carries
-// little: bulk has short pieces too.
+// little: bulk has short pieces too, also where its rate has just begun to be measured anew.
 func (st *Stream) chatsLocked() {
 	r, now := &st.recv, st.session.heard.Load()
-	if elapsed := now - r.epoch; float64(r.epochBytes+r.consumed)*float64(absence) < chatter*float64(elapsed) {
+	elapsed := now - r.epoch
+	if elapsed >= int64(absence) && float64(r.epochBytes+r.consumed)*float64(absence) < chatter*float64(elapsed) {
 		st.session.chat.Store(now)
 	}
 }

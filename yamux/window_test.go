@@ -280,3 +280,86 @@ func TestBudgetIsShared(t *testing.T) {
 		}
 	})
 }
+
+// TestChats: who says something short is taken for somebody who chats if his stream carried
+// little for some time, and not if its rate has only just begun to be measured anew.
+func TestChats(t *testing.T) {
+	for _, tt := range []struct {
+		since time.Duration // that the stream's bytes are counted
+		bytes uint32
+		chats bool
+	}{
+		{time.Second, 64, true},
+		{absence, 64, true},
+		{absence, chatter, false},
+		{10 * time.Microsecond, 0, false},
+		{-time.Microsecond, 0, false}, // what is said was heard before
+		{time.Second, 1 << 30, false},
+	} {
+		s := &Session{}
+		st := &Stream{session: s}
+		s.heard.Store(int64(time.Hour))
+		st.recv.epoch, st.recv.epochBytes = int64(time.Hour-tt.since), tt.bytes
+		st.chatsLocked()
+		if got := s.chat.Load() != 0; got != tt.chats {
+			t.Errorf("%d bytes in %v: %v", tt.bytes, tt.since, got)
+		}
+	}
+}
+
+// TestWholeWrites: what is written 64 KiB at a time is not torn into a frame of almost that
+// and one of a few bytes.
+func TestWholeWrites(t *testing.T) {
+	const count = 50
+	for _, waits := range []bool{false, true} {
+		synctest.Test(t, func(t *testing.T) {
+			a, b := memPair(memPath{buffer: 64 << 20}, memPath{buffer: 1 << 20})
+			frames := 0
+			counted := make(chan struct{})
+			go func() {
+				defer close(counted)
+				var head [headerSize]byte
+				for left := count * maxPayload; left > 0; frames++ {
+					if _, err := io.ReadFull(b, head[:]); err != nil {
+						t.Error(err)
+						return
+					}
+					h := parseHeader(head[:])
+					if h.kind != typeData {
+						frames--
+						continue
+					}
+					n, err := io.CopyN(io.Discard, b, int64(h.length))
+					if left -= int(n); err != nil {
+						t.Error(err)
+						return
+					}
+					if frames == 0 { // all credit for what follows
+						var more [headerSize]byte
+						header{kind: typeWindow, stream: h.stream, length: count * maxPayload}.put(more[:])
+						_, _ = b.Write(more[:])
+					}
+				}
+			}()
+			c := Client(a, Config{KeepAliveInterval: -1})
+			go func() { _ = c.Run(t.Context()) }()
+			st, err := c.Open(t.Context())
+			if err != nil {
+				t.Fatal(err)
+			}
+			for range count {
+				if _, err := st.Write(make([]byte, maxPayload)); err != nil {
+					t.Fatal(err)
+				}
+				if waits {
+					synctest.Wait()
+				}
+			}
+			<-counted
+			if frames != count {
+				t.Errorf("%d writes left in %d frames", count, frames)
+			}
+			_, _ = c.Close(), b.Close()
+		})
+	}
+}

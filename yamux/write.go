@@ -258,8 +258,8 @@ func (st *Stream) ReadFromN(r io.Reader, n int64) (int64, error) {
 func (st *Stream) roomToRead() (int, error) {
 	st.session.mu.Lock()
 	defer st.session.mu.Unlock()
-	err := st.roomLocked(maxPayload)
-	return min(int(st.send.window), maxPayload), err
+	err := st.roomLocked(readAtOnce)
+	return min(int(st.send.window), readAtOnce), err
 }
 
 func (st *Stream) sendBuf(buf *sendBuf, n int) (int, error) {

@@ -83,7 +83,7 @@ func (b *bench) held(ctx context.Context, s *rival.Subject, kind string, n int) 
 		return nil, err
 	}
 	time.Sleep(2 * time.Second)
-	server, agent := s.ServerMemory(), s.AgentMemory()
+	server, agent := s.ServerMemory().Own, s.AgentMemory().Own
 	c, err := work.Holding(s, kind, n)
 	if err != nil {
 		return nil, err
@@ -98,7 +98,7 @@ func (b *bench) held(ctx context.Context, s *rival.Subject, kind string, n int) 
 	}
 	time.Sleep(2 * time.Second)
 	each := func(after, before int64) float64 { return float64(after-before) / 1024 / float64(n) }
-	atServer, atAgent := each(s.ServerMemory(), server), each(s.AgentMemory(), agent)
+	atServer, atAgent := each(s.ServerMemory().Own, server), each(s.AgentMemory().Own, agent)
 	if kind != work.Visitors {
 		atAgent = math.NaN() // the agents are not the subject's
 	}

@@ -4,10 +4,9 @@ package rival
 func All() []Rival {
 	return []Rival{
 		{Name: "none", Settings: "the service itself", Limit: true, Plan: planNone},
-		{
-			Name: "haproxy", Settings: "two in a row, TCP, option splice-auto, no encryption", Limit: true,
-			Needs: []string{"haproxy"}, Version: []string{"haproxy", "-v"}, Plan: planHAProxy,
-		},
+		haproxy("haproxy", "option splice-auto, no encryption", true, false),
+		variant(haproxy("haproxy copies", "no splice, no encryption", false, false)),
+		variant(haproxy("haproxy TLS", "TLS between them, a connection for each visitor", false, true)),
 		{
 			Name: "nginx", Settings: "two in a row, HTTP, connections kept, no encryption between them", Limit: true,
 			Needs: []string{"nginx", "openssl"}, Version: []string{"nginx", "-v"}, Plan: planNginx,

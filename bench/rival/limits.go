@@ -3,7 +3,9 @@ package rival
 import (
 	"context"
 	"fmt"
+	"os"
 	"path/filepath"
+	"strings"
 )
 
 // planNone lets visitors reach the services themselves.
@@ -16,8 +18,23 @@ func planNone(_ context.Context, _ string, _ map[string]string, site Site) (*Pla
 	return p, nil
 }
 
-// planHAProxy chains two HAProxy in TCP mode.
-func planHAProxy(ctx context.Context, dir string, paths map[string]string, site Site) (*Plan, error) {
+// haproxy chains two HAProxy in TCP mode. With TLS between them each visitor has a
+// connection of its own there, too.
+func haproxy(name, settings string, splice, secure bool) Rival {
+	r := Rival{
+		Name: name, Settings: "two in a row, TCP, " + settings, Limit: true,
+		Needs: []string{"haproxy"}, Version: []string{"haproxy", "-v"},
+	}
+	if secure {
+		r.Needs = append(r.Needs, "openssl")
+	}
+	r.Plan = func(ctx context.Context, dir string, paths map[string]string, site Site) (*Plan, error) {
+		return planHAProxy(ctx, dir, paths, site, splice, secure)
+	}
+	return r
+}
+
+func planHAProxy(ctx context.Context, dir string, paths map[string]string, site Site, splice, secure bool) (*Plan, error) {
 	n := len(site.Services)
 	outer, err := ports(ctx, site.Server, n)
 	if err != nil {
@@ -27,21 +44,36 @@ func planHAProxy(ctx context.Context, dir string, paths map[string]string, site 
 	if err != nil {
 		return nil, err
 	}
-	const head = `global
+	var dial, accept string
+	if secure {
+		ca, _, err := identity(ctx, dir, paths["openssl"])
+		if err != nil {
+			return nil, err
+		}
+		pair, err := together(dir, "pair.pem", "host.pem", "host.key")
+		if err != nil {
+			return nil, err
+		}
+		dial = fmt.Sprintf(" ssl verify required verifyhost %s ca-file %q", Host, ca)
+		accept = fmt.Sprintf(" ssl crt %q", pair)
+	}
+	head := `global
 	maxconn 7000
 defaults
 	mode tcp
-	option splice-auto
 	timeout connect 5s
 	timeout client 1h
 	timeout server 1h
 `
+	if splice {
+		head += "\toption splice-auto\n"
+	}
 	first, second := head, head
 	p := &Plan{Addresses: make(map[string]string)}
 	for i, s := range site.Services {
 		p.Addresses[s.Name] = at(site.Server, outer+i)
-		first += fmt.Sprintf("listen %s\n\tbind %s\n\tserver next %s\n", s.Name, at(site.Server, outer+i), at(site.Agent, inner+i))
-		second += fmt.Sprintf("listen %s\n\tbind %s\n\tserver service %s\n", s.Name, at(site.Agent, inner+i), s.Address)
+		first += fmt.Sprintf("listen %s\n\tbind %s\n\tserver next %s%s\n", s.Name, at(site.Server, outer+i), at(site.Agent, inner+i), dial)
+		second += fmt.Sprintf("listen %s\n\tbind %s%s\n\tserver service %s\n", s.Name, at(site.Agent, inner+i), accept, s.Address)
 	}
 	p.HTTP = "http://" + p.Addresses[Web]
 	outerFile, err := write(dir, "outer.cfg", first)
@@ -52,6 +84,19 @@ defaults
 	p.Server = []Command{{Path: paths["haproxy"], Args: []string{"-db", "-f", outerFile}, Listens: at(site.Server, outer)}}
 	p.Agent = []Command{{Path: paths["haproxy"], Args: []string{"-db", "-f", innerFile}, Listens: at(site.Agent, inner)}}
 	return p, err
+}
+
+// together writes files of dir one after the other into another.
+func together(dir, name string, parts ...string) (string, error) {
+	var text strings.Builder
+	for _, part := range parts {
+		b, err := os.ReadFile(filepath.Join(dir, part))
+		if err != nil {
+			return "", err
+		}
+		text.Write(b)
+	}
+	return write(dir, name, text.String())
 }
 
 // planNginx chains two nginx by HTTP, both with connections kept.

@@ -134,18 +134,34 @@ func (p *Process) CPU() time.Duration {
 	return total
 }
 
-// Memory is the proportional set size of the process and its children, in bytes.
-func (p *Process) Memory() int64 {
-	var total int64
+// Memory of a process and its children, in bytes, what they share with each other or with
+// other processes in proportion.
+type Memory struct {
+	All int64 // what is resident (Pss of proc(5))
+	// Own is what they have written (Pss_Anon): all but the pages of their program, of which
+	// each has the less the more processes run it.
+	Own int64
+}
+
+// Memory is what the process occupies.
+func (p *Process) Memory() Memory {
+	var total Memory
 	for _, pid := range p.tree() {
 		b, err := os.ReadFile(fmt.Sprintf("/proc/%d/smaps_rollup", pid))
 		if err != nil {
 			continue
 		}
 		for l := range strings.Lines(string(b)) {
-			if rest, ok := strings.CutPrefix(l, "Pss:"); ok {
-				n, _ := strconv.ParseInt(strings.Fields(rest)[0], 10, 64)
-				total += n << 10
+			f := strings.Fields(l)
+			if len(f) != 3 {
+				continue
+			}
+			n, _ := strconv.ParseInt(f[1], 10, 64)
+			switch f[0] {
+			case "Pss:":
+				total.All += n << 10
+			case "Pss_Anon:":
+				total.Own += n << 10
 			}
 		}
 	}

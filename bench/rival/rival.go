@@ -256,16 +256,17 @@ func cpu(processes []*Process) time.Duration {
 	return total
 }
 
-// ServerMemory is what the public side occupies, in bytes.
-func (s *Subject) ServerMemory() int64 { return memory(s.server) }
+// ServerMemory is what the public side occupies.
+func (s *Subject) ServerMemory() Memory { return memory(s.server) }
 
-// AgentMemory is what the agent occupies, in bytes.
-func (s *Subject) AgentMemory() int64 { return memory(s.agent) }
+// AgentMemory is what the agent occupies.
+func (s *Subject) AgentMemory() Memory { return memory(s.agent) }
 
-func memory(processes []*Process) int64 {
-	var total int64
+func memory(processes []*Process) Memory {
+	var total Memory
 	for _, p := range processes {
-		total += p.Memory()
+		m := p.Memory()
+		total.All, total.Own = total.All+m.All, total.Own+m.Own
 	}
 	return total
 }

@@ -55,7 +55,7 @@ const calm = 2 * time.Second
 func idleConnections(n int) Work {
 	run := func(ctx context.Context, s *rival.Subject, _ time.Duration) ([]float64, float64, error) {
 		time.Sleep(calm)
-		server, agent := s.ServerMemory(), s.AgentMemory()
+		server, agent := s.ServerMemory().Own, s.AgentMemory().Own
 		conns := make([]net.Conn, 0, n)
 		defer func() {
 			for _, c := range conns {
@@ -74,7 +74,7 @@ func idleConnections(n int) Work {
 		}
 		time.Sleep(calm)
 		per := func(after, before int64) float64 { return float64(after-before) / 1024 / float64(n) }
-		return []float64{per(s.ServerMemory(), server), per(s.AgentMemory(), agent)}, float64(n), nil
+		return []float64{per(s.ServerMemory().Own, server), per(s.AgentMemory().Own, agent)}, float64(n), nil
 	}
 	return Work{
 		Name: fmt.Sprintf("an idle visitor of %d", n), Fresh: true, Once: true, Run: run,
@@ -96,7 +96,7 @@ func idleAgents(n int) Work {
 			return nil, 0, err
 		}
 		time.Sleep(calm)
-		return []float64{float64(alone) / (1 << 20), float64(s.ServerMemory()-alone) / 1024 / float64(n)}, float64(n), nil
+		return []float64{float64(alone.All) / (1 << 20), float64(s.ServerMemory().Own-alone.Own) / 1024 / float64(n)}, float64(n), nil
 	}
 	return Work{
 		Name: fmt.Sprintf("an idle agent of %d, at the server", n), Fresh: true, Once: true, Run: run,

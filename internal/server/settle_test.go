@@ -17,12 +17,12 @@ func TestSettle(t *testing.T) {
 		change := func(n, by int, every time.Duration) {
 			for range n {
 				s.changed(by)
-				time.Sleep(every)
+				<-time.After(every)
 			}
 		}
 		rest := func(want int, what string) {
 			t.Helper()
-			time.Sleep(time.Minute)
+			<-time.After(time.Minute)
 			synctest.Wait()
 			if times != want {
 				t.Errorf("%s: memory was given back %d times, want %d", what, times, want)

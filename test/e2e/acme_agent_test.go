@@ -13,14 +13,15 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/culvert-tunnel/culvert/test/harness"
 	"github.com/culvert-tunnel/culvert/test/pebble"
 )
 
 // TestACMEAtTheAgent: an agent gets a certificate for its endpoint through that
 // endpoint itself; the server has no part in it but to pass bytes.
 func TestACMEAtTheAgent(t *testing.T) {
-	secure := pebble.FreeAddress(t)
-	ca := pebble.Start(t, pebble.Config{HTTPPort: pebble.Port(pebble.FreeAddress(t)), TLSPort: pebble.Port(secure)})
+	secure := harness.FreeAddress(t)
+	ca := pebble.Start(t, pebble.Config{HTTPPort: pebble.Port(harness.FreeAddress(t)), TLSPort: pebble.Port(secure)})
 	n := startServer(t, "--https", secure)
 	up := newUpstream(t)
 	home := t.TempDir()

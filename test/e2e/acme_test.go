@@ -14,6 +14,7 @@ import (
 	"syscall"
 	"testing"
 
+	"github.com/culvert-tunnel/culvert/test/harness"
 	"github.com/culvert-tunnel/culvert/test/pebble"
 )
 
@@ -26,7 +27,7 @@ func TestACME(t *testing.T) {
 }
 
 func testACME(t *testing.T, challenge string) {
-	plain, secure := pebble.FreeAddress(t), pebble.FreeAddress(t)
+	plain, secure := harness.FreeAddress(t), harness.FreeAddress(t)
 	ca := pebble.Start(t, pebble.Config{HTTPPort: pebble.Port(plain), TLSPort: pebble.Port(secure)})
 	root := filepath.Join(t.TempDir(), "root.pem")
 	check(t, os.WriteFile(root, ca.Root(t), 0o600))
@@ -133,7 +134,7 @@ func TestACMETwoNodes(t *testing.T) {
 }
 
 func testACMETwoNodes(t *testing.T, challenge string) {
-	plain, secure := pebble.FreeAddress(t), pebble.FreeAddress(t)
+	plain, secure := harness.FreeAddress(t), harness.FreeAddress(t)
 	ca := pebble.Start(t, pebble.Config{HTTPPort: pebble.Port(plain), TLSPort: pebble.Port(secure)})
 	common := []string{
 		"--domain", "tunnel.example.com", "--etcd", runEtcd(t), "--peer", "127.0.0.1:0",

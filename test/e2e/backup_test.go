@@ -8,13 +8,14 @@ import (
 	"strings"
 	"testing"
 
+	"github.com/culvert-tunnel/culvert/test/harness"
 	"github.com/culvert-tunnel/culvert/test/pebble"
 )
 
 // TestBackupRestore: a machine is lost. With the backup another one has its tokens, names
 // and certificates, and the agents trust it, without an order or a word of theirs.
 func TestBackupRestore(t *testing.T) {
-	plain, secure := pebble.FreeAddress(t), pebble.FreeAddress(t)
+	plain, secure := harness.FreeAddress(t), harness.FreeAddress(t)
 	ca := pebble.Start(t, pebble.Config{HTTPPort: pebble.Port(plain), TLSPort: pebble.Port(secure)})
 	root := filepath.Join(t.TempDir(), "root.pem")
 	check(t, os.WriteFile(root, ca.Root(t), 0o600))

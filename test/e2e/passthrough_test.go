@@ -13,6 +13,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 // serveTLS runs an upstream that terminates TLS and says its name and the visitor's
@@ -103,7 +105,7 @@ func TestPostgres(t *testing.T) {
 	check(t, err)
 	t.Cleanup(func() { _ = os.RemoveAll(dir) })
 	certFile, keyFile := ca.files(dir, ca.issue("localhost"))
-	port := freePort(t)
+	port := harness.FreePort(t)
 	as := nobody(t, dir, certFile, keyFile)
 	command := func(name string, args ...string) *exec.Cmd {
 		return as(exec.CommandContext(t.Context(), filepath.Join(bin, name), args...))
@@ -184,7 +186,7 @@ func TestMySQL(t *testing.T) {
 	if out, err := as(exec.CommandContext(t.Context(), "mariadb-install-db", "--no-defaults", "--datadir="+data, "--auth-root-authentication-method=normal", "--skip-test-db")).CombinedOutput(); err != nil {
 		t.Fatalf("mariadb-install-db: %v\n%s", err, out)
 	}
-	port := freePort(t)
+	port := harness.FreePort(t)
 	srv := as(exec.CommandContext(t.Context(), server, "--no-defaults", "--datadir="+data, "--port="+port, "--bind-address=127.0.0.1", "--socket="+filepath.Join(dir, "s"),
 		"--ssl-cert="+certFile, "--ssl-key="+keyFile, "--require-secure-transport=on", "--pid-file="+filepath.Join(dir, "pid"),
 		"--init-file="+sqlFile(t, dir, "create user visitor@'%' identified by 'secret' require ssl;")))

@@ -16,18 +16,9 @@ import (
 	"syscall"
 	"testing"
 	"time"
-)
 
-// freePort is a port of 127.0.0.1 that nobody uses yet.
-func freePort(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	defer l.Close()
-	_, port, err := net.SplitHostPort(l.Addr().String())
-	check(t, err)
-	return port
-}
+	"github.com/culvert-tunnel/culvert/test/harness"
+)
 
 // daemon runs a program until the end of the test, or until what it returns is called, and
 // waits until its port is open.
@@ -101,7 +92,7 @@ func TestProxyProtocolToUpstreams(t *testing.T) {
 	check(t, err)
 	check(t, os.WriteFile(pem, append(b, k...), 0o600))
 
-	plain, secure := freePort(t), freePort(t)
+	plain, secure := harness.FreePort(t), harness.FreePort(t)
 	haproxy(t, plain, fmt.Sprintf(`
 frontend f
   mode http
@@ -109,7 +100,7 @@ frontend f
   bind 127.0.0.1:%s accept-proxy ssl crt %s
   http-request return status 200 content-type text/plain lf-string "%%[src]:%%[src_port] %%[dst]:%%[dst_port] %%[fc_pp_authority]"
 `, plain, secure, pem))
-	web := freePort(t)
+	web := harness.FreePort(t)
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "nginx.conf")
 	check(t, os.WriteFile(conf, fmt.Appendf(nil, `
@@ -154,7 +145,7 @@ func TestProxyProtocolFromHAProxy(t *testing.T) {
 		line, _ := bufio.NewReader(c).ReadString('\n')
 		said <- line
 	}), "--proxy-protocol", "v1")
-	plain, secure, tcp := freePort(t), freePort(t), freePort(t)
+	plain, secure, tcp := harness.FreePort(t), harness.FreePort(t), harness.FreePort(t)
 	config := ""
 	for port, to := range map[string]string{plain: n.http + " send-proxy", secure: n.https + " send-proxy-v2", tcp: tcpAddress(raw) + " send-proxy-v2"} {
 		config += fmt.Sprintf("listen l%[1]s\n  mode tcp\n  bind 127.0.0.1:%[1]s\n  server s %[2]s source 127.0.0.2\n", port, to)
@@ -190,7 +181,7 @@ func TestProxyProtocolFromNginx(t *testing.T) {
 	n := startServer(t, "--proxy-protocol-from", "127.0.0.2/32")
 	up := newUpstream(t)
 	n.publish("http", up.port(), "--name", "app")
-	secure := freePort(t)
+	secure := harness.FreePort(t)
 	dir := t.TempDir()
 	conf := filepath.Join(dir, "nginx.conf")
 	check(t, os.WriteFile(conf, fmt.Appendf(nil, `

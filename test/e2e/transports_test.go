@@ -16,6 +16,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 // through runs an agent for a tcp endpoint that echoes, with a server address and variables
@@ -62,7 +64,7 @@ func TestProxies(t *testing.T) {
 	n := startServer(t)
 	const password = "pass word:9"
 	dir := t.TempDir()
-	tiny, socks := freePort(t), freePort(t)
+	tiny, socks := harness.FreePort(t), harness.FreePort(t)
 	log := filepath.Join(dir, "tinyproxy.log")
 	conf := filepath.Join(dir, "tinyproxy.conf")
 	// Its passwords have no blanks.
@@ -144,7 +146,7 @@ func TestIngress(t *testing.T) {
 
 func (n *node) ingress(t *testing.T, ca *authority, run func(t *testing.T, front, cert, key string) func()) {
 	t.Helper()
-	front := freePort(t)
+	front := harness.FreePort(t)
 	cert, key := ca.files(t.TempDir(), ca.issue("ingress.example.com"))
 	end := run(t, front, cert, key)
 	agent, address := n.through("127.0.0.1:" + front)

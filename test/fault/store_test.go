@@ -31,7 +31,7 @@ func startEtcds(t *testing.T, ns, host string, n int) *etcds {
 	e := &etcds{procs: make([]*exec.Cmd, n)}
 	var peers, names []string
 	for i := range n {
-		e.urls, peers = append(e.urls, "http://"+freeAddress(t, host)), append(peers, "http://"+freeAddress(t, host))
+		e.urls, peers = append(e.urls, "http://"+net.JoinHostPort(host, harness.FreePort(t))), append(peers, "http://"+net.JoinHostPort(host, harness.FreePort(t)))
 		names = append(names, fmt.Sprintf("m%d=%s", i, peers[i]))
 	}
 	for i := range n {
@@ -88,16 +88,6 @@ func (e *etcds) leader(t *testing.T) int {
 	}
 	t.Fatal("nobody leads")
 	return 0
-}
-
-// freeAddress is one that was free a moment ago; etcd can't be given the port 0.
-func freeAddress(t *testing.T, host string) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	defer l.Close()
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	return net.JoinHostPort(host, port)
 }
 
 // another runs one more server of s's cluster: with s's CA, where the state is an etcd's.
@@ -341,7 +331,7 @@ func TestServerOfThreeKilled(t *testing.T) {
 // startThree runs three servers that keep the state themselves.
 func startThree(t *testing.T) (one, two, three *server) {
 	t.Helper()
-	one = startServer(t, nil, "127.0.0.1", "--peer", freeAddress(t, "127.0.0.1"))
+	one = startServer(t, nil, "127.0.0.1", "--peer", net.JoinHostPort("127.0.0.1", harness.FreePort(t)))
 	out, err := exec.Command(culvert, "cluster", "token", "--data", one.home).Output()
 	check(t, err)
 	token := filepath.Join(t.TempDir(), "token")
@@ -350,7 +340,7 @@ func startThree(t *testing.T) (one, two, three *server) {
 		o := &server{home: t.TempDir(), token: one.token}
 		o.args = []string{
 			"server", "--domain", "localhost", "--admin", "off", "--data", o.home,
-			"--peer", freeAddress(t, "127.0.0.1"), "--join", one.peer(), "--join-token-file", token,
+			"--peer", net.JoinHostPort("127.0.0.1", harness.FreePort(t)), "--join", one.peer(), "--join-token-file", token,
 		}
 		o.run(t, "127.0.0.1:0", "127.0.0.1:0")
 		return o

@@ -26,6 +26,8 @@ import (
 	"sync"
 	"testing"
 	"time"
+
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 // Config of a CA.
@@ -58,16 +60,16 @@ func Start(t *testing.T, cfg Config) *CA {
 	t.Helper()
 	dir := t.TempDir()
 	build(t, dir)
-	c := &CA{Listen: cfg.Listen, management: FreeAddress(t), APIRoot: filepath.Join(dir, "api.pem")}
+	c := &CA{Listen: cfg.Listen, management: harness.FreeAddress(t), APIRoot: filepath.Join(dir, "api.pem")}
 	if c.Listen == "" {
-		c.Listen = FreeAddress(t)
+		c.Listen = harness.FreeAddress(t)
 	}
 	c.Directory = "https://" + c.Listen + "/dir"
 	makeCertificate(t, c.APIRoot, filepath.Join(dir, "api-key.pem"))
 	if cfg.DNS == "" {
-		cfg.DNS = FreeAddress(t)
+		cfg.DNS = harness.FreeAddress(t)
 		c.run(t, exec.Command(filepath.Join(dir, "pebble-challtestsrv"), "-dnsserver", cfg.DNS,
-			"-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-management", FreeAddress(t)))
+			"-defaultIPv6", "", "-http01", "", "-https01", "", "-tlsalpn01", "", "-doh", "", "-management", harness.FreeAddress(t)))
 	}
 	if cfg.Validity == 0 {
 		cfg.Validity = 90 * 24 * time.Hour
@@ -227,15 +229,6 @@ func makeCertificate(t *testing.T, certFile, keyFile string) {
 	check(t, err)
 	check(t, os.WriteFile(certFile, pem.EncodeToMemory(&pem.Block{Type: "CERTIFICATE", Bytes: der}), 0o600))
 	check(t, os.WriteFile(keyFile, pem.EncodeToMemory(&pem.Block{Type: "PRIVATE KEY", Bytes: keyDER}), 0o600))
-}
-
-// FreeAddress is an address of loopback that nobody listened on a moment ago.
-func FreeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // Port is the port of an address.

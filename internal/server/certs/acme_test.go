@@ -26,6 +26,7 @@ import (
 
 	"github.com/culvert-tunnel/culvert/internal/link"
 	"github.com/culvert-tunnel/culvert/internal/tunnel"
+	"github.com/culvert-tunnel/culvert/test/harness"
 	"github.com/culvert-tunnel/culvert/test/pebble"
 )
 
@@ -341,7 +342,7 @@ func TestCADown(t *testing.T) {
 	t.Parallel()
 	const domain, app = "down.example.com", "app.down.example.org"
 	w := newWorld(t)
-	at := pebble.FreeAddress(t)
+	at := harness.FreeAddress(t)
 	ca := w.ca(t, pebble.Config{Listen: at})
 	dir := t.TempDir()
 	m, stop := w.manage(t, ca, Config{Dir: dir, Domain: domain})
@@ -400,7 +401,7 @@ func TestCADown(t *testing.T) {
 func TestWrongDNS(t *testing.T) {
 	t.Parallel()
 	w := newWorld(t)
-	dead := pebble.FreeAddress(t)
+	dead := harness.FreeAddress(t)
 	ca := pebble.Start(t, pebble.Config{HTTPPort: pebble.Port(dead), TLSPort: pebble.Port(dead)}) // nobody is there
 	m, _ := w.manage(t, ca, Config{Domain: "localhost"})
 	w.bind(m, "wrong.example.org")

@@ -13,6 +13,7 @@ import (
 
 	"github.com/libdns/libdns"
 
+	"github.com/culvert-tunnel/culvert/test/harness"
 	"github.com/culvert-tunnel/culvert/test/pebble"
 )
 
@@ -27,7 +28,7 @@ type nameserver struct {
 func startBIND(t *testing.T, zones ...string) *nameserver {
 	t.Helper()
 	dir := t.TempDir()
-	ns := &nameserver{address: pebble.FreeAddress(t), keyFile: filepath.Join(dir, "tsig.key")}
+	ns := &nameserver{address: harness.FreeAddress(t), keyFile: filepath.Join(dir, "tsig.key")}
 	key, err := exec.CommandContext(t.Context(), "tsig-keygen", "-a", "hmac-sha512", "culvert.example").Output()
 	check(t, err)
 	check(t, os.WriteFile(ns.keyFile, key, 0o600))
@@ -139,7 +140,7 @@ func TestUpdateRefused(t *testing.T) {
 	if got := ns.texts(t, "_acme-challenge.refused.example.com"); got != `"x"` {
 		t.Errorf("the record is %s", got)
 	}
-	p, err := newRFC2136(pebble.FreeAddress(t), "")
+	p, err := newRFC2136(harness.FreeAddress(t), "")
 	check(t, err)
 	if _, err := p.AppendRecords(t.Context(), "refused.example.com.", record); err == nil {
 		t.Error("no error without a server")

@@ -20,6 +20,7 @@ import (
 
 	"github.com/culvert-tunnel/culvert/internal/server/store"
 	"github.com/culvert-tunnel/culvert/internal/server/store/storetest"
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 // engine is Debian's etcd, which can be killed and started again on the same data.
@@ -32,7 +33,7 @@ type engine struct {
 
 func startEngine(t *testing.T) *engine {
 	t.Helper()
-	client, peer := "http://"+freeAddress(t), "http://"+freeAddress(t)
+	client, peer := "http://"+harness.FreeAddress(t), "http://"+harness.FreeAddress(t)
 	e := &engine{t: t, url: client, args: []string{
 		"--name", "x", "--data-dir", t.TempDir(), "--listen-client-urls", client, "--advertise-client-urls", client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "x=" + peer, "--logger", "zap", "--log-level", "error",

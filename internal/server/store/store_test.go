@@ -27,6 +27,7 @@ import (
 	"github.com/culvert-tunnel/culvert/internal/server/store"
 	"github.com/culvert-tunnel/culvert/internal/server/store/storetest"
 	"github.com/culvert-tunnel/culvert/internal/tunnel"
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 const writerDir = "CULVERT_TEST_STORE_WRITER"
@@ -182,8 +183,8 @@ func TestFull(t *testing.T) {
 // etcd runs Debian's etcd with more arguments and returns its URL.
 func etcd(t *testing.T, dir, scheme string, args ...string) (string, *os.Process) {
 	t.Helper()
-	address := freeAddress(t)
-	peer := "http://" + freeAddress(t)
+	address := harness.FreeAddress(t)
+	peer := "http://" + harness.FreeAddress(t)
 	cmd := exec.Command("etcd", append([]string{
 		"--name", "x", "--data-dir", dir, "--listen-client-urls", scheme + "://" + address, "--advertise-client-urls", scheme + "://" + address,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "x=" + peer, "--logger", "zap", "--log-level", "error",
@@ -196,17 +197,6 @@ func etcd(t *testing.T, dir, scheme string, args ...string) (string, *os.Process
 		_ = cmd.Wait()
 	})
 	return scheme + "://" + address, cmd.Process
-}
-
-// freeAddress is one that was free a moment ago; etcd can't be given the port 0.
-func freeAddress(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	if err != nil {
-		t.Fatal(err)
-	}
-	defer l.Close()
-	return l.Addr().String()
 }
 
 func TestExternal(t *testing.T) {

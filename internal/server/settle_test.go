@@ -1,6 +1,7 @@
 package server
 
 import (
+	"sync/atomic"
 	"testing"
 	"testing/synctest"
 	"time"
@@ -11,28 +12,28 @@ import (
 func TestSettle(t *testing.T) {
 	t.Parallel()
 	synctest.Test(t, func(t *testing.T) {
-		times := 0
+		var times atomic.Int64
 		s := newSettler()
-		s.giveBack = func() { times++ }
+		s.giveBack = func() { times.Add(1) }
 		change := func(n, by int, every time.Duration) {
 			for range n {
 				s.changed(by)
 				<-time.After(every)
 			}
 		}
-		rest := func(want int, what string) {
+		rest := func(want int64, what string) {
 			t.Helper()
 			<-time.After(time.Minute)
 			synctest.Wait()
-			if times != want {
-				t.Errorf("%s: memory was given back %d times, want %d", what, times, want)
+			if n := times.Load(); n != want {
+				t.Errorf("%s: memory was given back %d times, want %d", what, n, want)
 			}
 		}
 		change(settleLeast-1, 1, 0)
 		rest(0, "few agents came")
 		change(2_000, 1, settlePause/2)
 		synctest.Wait()
-		if times != 0 {
+		if times.Load() != 0 {
 			t.Error("memory was given back while agents came")
 		}
 		rest(1, "many agents came")

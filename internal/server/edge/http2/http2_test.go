@@ -1,8 +1,10 @@
 package http2
 
 import (
+	"bytes"
 	"io"
 	"os"
+	"runtime"
 	"strings"
 	"testing"
 	"testing/synctest"
@@ -386,7 +388,8 @@ func TestTimes(t *testing.T) {
 	})
 }
 
-// TestTrickle: who takes a byte now and then takes no part in the answer.
+// TestTrickle: who takes a byte now and then takes no part in the answer, and workers go
+// when there is nothing for them.
 func TestTrickle(t *testing.T) {
 	synctest.Test(t, func(t *testing.T) {
 		errs := make(chan error, 1)
@@ -406,6 +409,12 @@ func TestTrickle(t *testing.T) {
 		}
 		if err := <-errs; err != os.ErrDeadlineExceeded { //nolint:errorlint // as documented
 			t.Errorf("got %v", err)
+		}
+		<-time.After(time.Second)
+		synctest.Wait()
+		stacks := make([]byte, 1<<20)
+		if n := bytes.Count(stacks[:runtime.Stack(stacks, true)], []byte("crew.(*Crew).work(")); n != 0 {
+			t.Errorf("%d workers are left", n)
 		}
 	})
 }

@@ -14,8 +14,7 @@ type settler struct {
 
 	mu struct {
 		sync.Mutex
-		agents  int // connected
-		changes int // of their number, since memory was given back
+		changes int // of the number of agents, since memory was given back
 		timer   *time.Timer
 	}
 }
@@ -30,13 +29,12 @@ const (
 	settlePart  = 8           // one agent in so many, at least
 )
 
-// changed is told by how much the number of connected agents has changed.
-func (s *settler) changed(by int) {
+// changed is told that an agent has come or gone, and how many there are.
+func (s *settler) changed(agents int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.agents += by
 	s.mu.changes++
-	if s.mu.changes >= max(settleLeast, s.mu.agents/settlePart) {
+	if s.mu.changes >= max(settleLeast, agents/settlePart) {
 		s.laterLocked()
 	}
 }

@@ -15,9 +15,11 @@ func TestSettle(t *testing.T) {
 		var times atomic.Int64
 		s := newSettler()
 		s.giveBack = func() { times.Add(1) }
+		agents := 0
 		change := func(n, by int, every time.Duration) {
 			for range n {
-				s.changed(by)
+				agents += by
+				s.changed(agents)
 				<-time.After(every)
 			}
 		}

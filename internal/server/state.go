@@ -169,12 +169,8 @@ func (s *Server) reservedFor(name endpoint.Name) string {
 
 // event counts what happens with agents, and keeps it for people to see.
 func (s *Server) event(e control.Event) {
-	switch e.Kind {
-	case control.AgentConnected:
-		s.settler.changed(1)
-	case control.AgentDisconnected:
-		s.settler.changed(-1)
-	default: // nothing that agents take memory for
+	if e.Kind == control.AgentConnected || e.Kind == control.AgentDisconnected {
+		s.settler.changed(s.control.Sessions())
 	}
 	s.counters.Event(string(e.Kind), e.Code)
 	s.events.Add(store.Event{

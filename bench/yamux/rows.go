@@ -413,23 +413,19 @@ func besideBulk(b *bed, bulk int, settle, d time.Duration) ([]time.Duration, err
 	var g group
 	var stop atomic.Bool
 	var n atomic.Int64
-	for range bulk {
-		c, s, err := b.open()
-		if err != nil {
-			return nil, err
-		}
-		g.run(func() error { _ = pump(c, &stop); return nil })
-		g.run(func() error { _ = sink(s, &n); return nil })
-	}
-	c, s, err := b.open()
+	pairs, err := openAll(1+bulk, b.open)
 	if err != nil {
 		return nil, err
 	}
-	g.run(func() error { return echo(s) })
+	for _, p := range pairs[1:] {
+		g.run(func() error { _ = pump(p.near, &stop); return nil })
+		g.run(func() error { _ = sink(p.far, &n); return nil })
+	}
+	g.run(func() error { return echo(pairs[0].far) })
 	time.Sleep(settle)
-	times, err := pings(c, d)
+	times, err := pings(pairs[0].near, d)
 	stop.Store(true)
-	_ = c.Close()
+	_ = pairs[0].near.Close()
 	b.close()
 	return times, errors.Join(err, g.wait())
 }

@@ -29,6 +29,7 @@ import (
 	"github.com/culvert-tunnel/culvert/internal/link"
 	"github.com/culvert-tunnel/culvert/internal/server"
 	"github.com/culvert-tunnel/culvert/internal/tunnel"
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 func check(t *testing.T, err error) {
@@ -191,14 +192,6 @@ func through(proxy string) agent.Proxy {
 	return func(string) (*url.URL, error) { return &url.URL{Scheme: "http", Host: proxy}, nil }
 }
 
-func closed(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	check(t, l.Close())
-	return l.Addr().String()
-}
-
 // ingress ends TLS in front of a node, and speaks HTTP/1.1 with it.
 func ingress(t *testing.T, address string) string {
 	t.Helper()
@@ -227,7 +220,7 @@ func TestAgent(t *testing.T) {
 	defer open.Close()
 	up, err := agent.ParseUpstream(open.URL, agent.UpstreamTLS{})
 	check(t, err)
-	down, err := agent.ParseUpstream(closed(t), agent.UpstreamTLS{})
+	down, err := agent.ParseUpstream(harness.FreeAddress(t), agent.UpstreamTLS{})
 	check(t, err)
 	other := tunnel.NewToken(token.Fingerprint)
 	wrong := tunnel.NewToken(strings.Repeat("a", len(token.Fingerprint)))
@@ -260,7 +253,7 @@ func TestAgent(t *testing.T) {
 			agent: doctor.Agent{Server: named, Token: token, Resolver: resolver(t, map[string]string{"tunnel.example.com": "127.0.0.1"})}, ok: true,
 			want: []string{"ok visit", "warn public name: "},
 		},
-		"closed port": {agent: doctor.Agent{Server: at(closed(t)), Token: token, Resolver: all}, want: []string{"fail port: 127.0.0.1:", "connection refused"}, not: "tls"},
+		"closed port": {agent: doctor.Agent{Server: at(harness.FreeAddress(t)), Token: token, Resolver: all}, want: []string{"fail port: 127.0.0.1:", "connection refused"}, not: "tls"},
 		"by WebSocket": {
 			agent: doctor.Agent{Server: ingress(t, address), Token: token, Resolver: all}, ok: true,
 			want: []string{"skip quic: ", "ok websocket: links get through by WebSocket", "warn tls: not by TLS over TCP alone: ", "ok session: ", "skip visit: "},
@@ -268,7 +261,7 @@ func TestAgent(t *testing.T) {
 		"by QUIC":       {agent: doctor.Agent{Server: named, Token: token, Resolver: all, Transport: link.QUIC}, ok: true, want: []string{"ok quic: links get through by QUIC", "ok session: ", "ok visit: "}, not: "port"},
 		"no QUIC":       {agent: doctor.Agent{Server: open.Listener.Addr().String(), Token: token, Transport: link.QUIC}, want: []string{"fail quic: links don't get through by QUIC"}, not: "session"},
 		"no WebSocket":  {agent: doctor.Agent{Server: open.Listener.Addr().String(), Token: token, Transport: link.WebSocket}, want: []string{"fail websocket: links don't get through by WebSocket"}, not: "session"},
-		"no such proxy": {agent: doctor.Agent{Server: named, Token: token, Proxy: through(closed(t))}, want: []string{"fail proxy: 127.0.0.1:", "connection refused"}, not: "tls"},
+		"no such proxy": {agent: doctor.Agent{Server: named, Token: token, Proxy: through(harness.FreeAddress(t))}, want: []string{"fail proxy: 127.0.0.1:", "connection refused"}, not: "tls"},
 		"proxy refuses": {agent: doctor.Agent{Server: named, Token: token, Proxy: through(open.Listener.Addr().String())}, want: []string{"fail proxy: 127.0.0.1:", "404 Not Found"}, not: "tls"},
 		"no node":       {agent: doctor.Agent{Server: open.Listener.Addr().String(), Token: token}, want: []string{"fail tls: what answers there is no Culvert server; it shows nothing"}, not: "session"},
 		"web server":    {agent: doctor.Agent{Server: impostor(t, expired, "http/1.1"), Token: noFingerprint, Roots: roots}, want: []string{"fail tls: what answers there is no Culvert server"}, not: "session"},
@@ -373,7 +366,7 @@ func TestServer(t *testing.T) {
 	} {
 		t.Run(name, func(t *testing.T) {
 			s := doctor.Server{
-				Domain: "tunnel.example.com", HTTPS: closed(t), DataDir: filepath.Dir(file), CAFile: "/nonexistent", Socket: "/nonexistent", Resolver: here,
+				Domain: "tunnel.example.com", HTTPS: harness.FreeAddress(t), DataDir: filepath.Dir(file), CAFile: "/nonexistent", Socket: "/nonexistent", Resolver: here,
 			}
 			if tc.edit != nil {
 				tc.edit(&s)

@@ -12,6 +12,7 @@ import (
 
 	"github.com/culvert-tunnel/culvert/internal/agent"
 	"github.com/culvert-tunnel/culvert/internal/doctor"
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 // TestProof: the certificate shown at the public address is the agent's, or is not.
@@ -21,7 +22,7 @@ func TestProof(t *testing.T) {
 	sum := sha256.Sum256(shown.der)
 	own := hex.EncodeToString(sum[:])
 	other := strings.Repeat("ab", 32)
-	nobody := closed(t)
+	nobody := harness.FreeAddress(t)
 	_, nobodysPort, _ := net.SplitHostPort(nobody)
 	url := "https://app.example.com:" + port
 	for name, tc := range map[string]struct {

@@ -1,25 +1,20 @@
 package e2e
 
 import (
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 // runEtcd runs Debian's etcd and returns its URL.
 func runEtcd(t *testing.T) string {
 	t.Helper()
-	free := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		check(t, err)
-		defer l.Close()
-		return "http://" + l.Addr().String()
-	}
-	client, peer := free(), free()
+	client, peer := "http://"+harness.FreeAddress(t), "http://"+harness.FreeAddress(t)
 	cmd := exec.Command("etcd", "--name", "x", "--data-dir", t.TempDir(), "--listen-client-urls", client, "--advertise-client-urls", client,
 		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "x="+peer, "--logger", "zap", "--log-level", "error")
 	check(t, cmd.Start())

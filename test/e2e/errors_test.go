@@ -2,18 +2,19 @@ package e2e
 
 import (
 	"io"
-	"net"
 	"net/http"
 	"os"
 	"path/filepath"
 	"strconv"
 	"strings"
 	"testing"
+
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 func TestVisitorErrors(t *testing.T) {
 	n := startServer(t, "--grace", "1s")
-	dead := dead(t)
+	dead := harness.FreeAddress(t)
 	agent, url := n.publish("http", dead, "--name", "app")
 	expect := func(what, url string, status int, code string, args ...string) string {
 		t.Helper()
@@ -132,15 +133,6 @@ func TestPlainOnly(t *testing.T) {
 	if !strings.HasPrefix(got, "HTTP/1.1 308 ") || !strings.Contains(got, "Location: "+app+"/hello?a=b;c\r\n") {
 		t.Errorf("redirect: %s", got)
 	}
-}
-
-// dead is an address where nothing listens.
-func dead(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	defer l.Close()
-	return l.Addr().String()
 }
 
 // TestErrorPages: an operator's own pages, which are judged at the start.

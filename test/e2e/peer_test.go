@@ -21,6 +21,8 @@ import (
 	"github.com/coder/websocket"
 	"github.com/quic-go/quic-go"
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 // startCluster runs three servers on one etcd, with the same ports on addresses of their
@@ -130,10 +132,7 @@ func TestPeers(t *testing.T) {
 		check(t, c.Close(websocket.StatusNormalClosure, ""))
 	})
 	t.Run("an upstream that refuses", func(t *testing.T) {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		check(t, err)
-		check(t, l.Close())
-		one.publish("http", l.Addr().String(), "--name", "refused")
+		one.publish("http", harness.FreeAddress(t), "--name", "refused")
 		if out := two.curl("-o", "/dev/null", "-w", "%{http_code} %header{culvert-error}", "http://"+two.http, "-H", "Host: refused.localhost"); out != "502 upstream_refused" {
 			t.Error(out)
 		}

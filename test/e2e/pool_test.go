@@ -14,6 +14,8 @@ import (
 	"sync"
 	"sync/atomic"
 	"testing"
+
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 // member is an upstream that says who it is, and can be made unwell.
@@ -42,15 +44,6 @@ func newMember(t *testing.T, name string) *member {
 }
 
 func (m *member) address() string { return m.Listener.Addr().String() }
-
-// refusing is an address where nobody listens.
-func refusing(t *testing.T) string {
-	t.Helper()
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	check(t, l.Close())
-	return l.Addr().String()
-}
 
 // visit makes a request and returns the answer's body, or else what came instead.
 func visit(ctx context.Context, c *http.Client, method, url string, body io.Reader) string {
@@ -98,7 +91,7 @@ func TestPool(t *testing.T) {
 	t.Run("in turn", func(t *testing.T) {
 		_, url := n.publish("http", newMember(t, "a").address(), "--name", "turn", "--pool", "--balance", "round-robin")
 		n.publish("http", newMember(t, "b").address(), "--name", "turn", "--pool", "--balance", "round-robin")
-		n.publish("http", refusing(t), "--name", "turn", "--pool", "--balance", "round-robin")
+		n.publish("http", harness.FreeAddress(t), "--name", "turn", "--pool", "--balance", "round-robin")
 		for _, h2 := range []bool{false, true} {
 			c, got := n.visitor(h2), make(map[string]int)
 			for range 20 {
@@ -164,7 +157,7 @@ func TestPool(t *testing.T) {
 		}
 		_, url := n.publish("tcp", say("a"), "--url", "tcp://:"+portOf(t, n, 0), "--pool")
 		n.publish("tcp", say("b"), "--url", url, "--pool", "--weight", "3")
-		n.publish("tcp", refusing(t), "--url", url, "--pool")
+		n.publish("tcp", harness.FreeAddress(t), "--url", url, "--pool")
 		got := make(map[string]int)
 		for range 24 {
 			c := dial(t, tcpAddress(url))
@@ -183,7 +176,7 @@ func TestPool(t *testing.T) {
 		for _, who := range []string{"a", "b"} {
 			n.publish("tls", serveTLS(t, ca.issue("db.example.com"), who), "--url", "tls://db.example.com", "--pool")
 		}
-		n.publish("tls", refusing(t), "--url", "tls://db.example.com", "--pool")
+		n.publish("tls", harness.FreeAddress(t), "--url", "tls://db.example.com", "--pool")
 		got := make(map[string]int)
 		for range 12 {
 			v := tls.Client(dial(t, n.https), &tls.Config{ServerName: "db.example.com", RootCAs: ca.pool()})

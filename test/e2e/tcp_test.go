@@ -17,6 +17,8 @@ import (
 	"syscall"
 	"testing"
 	"time"
+
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 func TestTCPSemantics(t *testing.T) {
@@ -98,7 +100,7 @@ func TestTCPSemantics(t *testing.T) {
 		}
 	})
 	t.Run("an upstream that is down resets, and is said once", func(t *testing.T) {
-		at := dead(t)
+		at := harness.FreeAddress(t)
 		agent, url := n.publish("tcp", at)
 		down := func(l logLine) bool { return strings.HasPrefix(l.str("msg"), "upstream is down") }
 		visit := func() error {

@@ -17,6 +17,8 @@ import (
 
 	"github.com/miekg/dns"
 	"github.com/quic-go/quic-go/http3"
+
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 // serveUDP runs an upstream that answers each datagram with what answer makes of it.
@@ -238,10 +240,7 @@ func TestDig(t *testing.T) {
 // TestIperf measures loss at a modest rate, at which there is none to speak of.
 func TestIperf(t *testing.T) {
 	n := startServer(t)
-	l, err := net.Listen("tcp", "127.0.0.1:0")
-	check(t, err)
-	_, port, _ := net.SplitHostPort(l.Addr().String())
-	check(t, l.Close())
+	port := harness.FreePort(t)
 	srv := exec.CommandContext(t.Context(), "iperf3", "-s", "-p", port, "-B", "127.0.0.1")
 	check(t, srv.Start())
 	t.Cleanup(func() { _ = srv.Process.Kill(); _ = srv.Wait() })
@@ -259,6 +258,7 @@ func TestIperf(t *testing.T) {
 	// Iperf's server takes the connection that asked whether it listens for a test.
 	var out []byte
 	eventually(t, "iperf3 to measure", func() bool {
+		var err error
 		out, err = exec.CommandContext(t.Context(), "iperf3", "-c", "127.0.0.1", "-p", edge, "-u", "-b", "20M", "-l", "1200", "-w", "2M", "-t", "2", "--json").Output()
 		return err == nil
 	})

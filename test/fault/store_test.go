@@ -331,7 +331,7 @@ func TestServerOfThreeKilled(t *testing.T) {
 // startThree runs three servers that keep the state themselves.
 func startThree(t *testing.T) (one, two, three *server) {
 	t.Helper()
-	one = startServer(t, nil, "127.0.0.1", "--peer", net.JoinHostPort("127.0.0.1", harness.FreePort(t)))
+	one = startServer(t, nil, "127.0.0.1", "--peer", harness.FreeAddress(t))
 	out, err := exec.Command(culvert, "cluster", "token", "--data", one.home).Output()
 	check(t, err)
 	token := filepath.Join(t.TempDir(), "token")
@@ -340,7 +340,7 @@ func startThree(t *testing.T) (one, two, three *server) {
 		o := &server{home: t.TempDir(), token: one.token}
 		o.args = []string{
 			"server", "--domain", "localhost", "--admin", "off", "--data", o.home,
-			"--peer", net.JoinHostPort("127.0.0.1", harness.FreePort(t)), "--join", one.peer(), "--join-token-file", token,
+			"--peer", harness.FreeAddress(t), "--join", one.peer(), "--join-token-file", token,
 		}
 		o.run(t, "127.0.0.1:0", "127.0.0.1:0")
 		return o

@@ -126,6 +126,7 @@ func (p *memPipe) takeLocked(b []byte) int {
 		k := copy(b[n:want], seg.b)
 		n += k
 		if seg.b = seg.b[k:]; len(seg.b) == 0 {
+			seg.b = nil // the array behind segments would keep it
 			p.segments = p.segments[1:]
 		}
 	}

@@ -289,7 +289,6 @@ func (s *Server) Run(ctx context.Context) error {
 	}
 	run(func() error { return private.Serve(ls.socket) })
 	s.ready.Store(true)
-	s.settler.started()
 	s.announce(ls, first)
 	if s.before != nil {
 		if err := s.before.served(); err != nil {

@@ -6,9 +6,9 @@ import (
 	"time"
 )
 
-// settler gives back the memory that only the server's start and the coming and going of
-// agents took. Handshakes leave more garbage than agents cost from then on, and the runtime
-// lets it lie for minutes where nothing else happens.
+// settler gives back the memory that only the coming and going of agents took. Handshakes
+// leave more garbage than agents cost from then on, and the runtime lets it lie for minutes
+// where nothing else happens.
 type settler struct {
 	giveBack func()
 
@@ -34,24 +34,13 @@ func (s *settler) changed(agents int) {
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.changes++
-	if s.mu.changes >= max(settleLeast, agents/settlePart) {
-		s.laterLocked()
-	}
-}
-
-// started is told that the server is.
-func (s *settler) started() {
-	s.mu.Lock()
-	defer s.mu.Unlock()
-	s.laterLocked()
-}
-
-func (s *settler) laterLocked() {
-	if s.mu.timer == nil {
+	switch {
+	case s.mu.changes < max(settleLeast, agents/settlePart):
+	case s.mu.timer == nil:
 		s.mu.timer = time.AfterFunc(settlePause, s.settle)
-		return
+	default:
+		s.mu.timer.Reset(settlePause)
 	}
-	s.mu.timer.Reset(settlePause)
 }
 
 func (s *settler) settle() {

@@ -30,7 +30,16 @@ type load struct {
 	stopped int // visitors that asked for a download and read nothing
 }
 
-func (l load) start(ctx context.Context, s *rival.Subject) (stop func(), err error) {
+// counter counts the bytes that are written to it.
+type counter struct{ n atomic.Int64 }
+
+func (c *counter) Write(p []byte) (int, error) {
+	c.n.Add(int64(len(p)))
+	return len(p), nil
+}
+
+// start starts the load, until stop is called; read counts what its readers get.
+func (l load) start(ctx context.Context, s *rival.Subject, read *counter) (stop func(), err error) {
 	var conns []net.Conn
 	var tasks sync.WaitGroup
 	stop = func() {
@@ -47,7 +56,7 @@ func (l load) start(ctx context.Context, s *rival.Subject) (stop func(), err err
 		}
 		conns = append(conns, c)
 		if i < l.reading {
-			tasks.Go(func() { _, _ = io.Copy(struct{ io.Writer }{io.Discard}, struct{ io.Reader }{c}) })
+			tasks.Go(func() { _, _ = io.Copy(read, struct{ io.Reader }{c}) })
 		}
 	}
 	return stop, nil
@@ -59,7 +68,8 @@ func settle(d time.Duration) time.Duration { return d / 4 }
 // pingPong times round trips one after the other, beside a load.
 func pingPong(name string, beside load) Work {
 	run := func(ctx context.Context, s *rival.Subject, d time.Duration) ([]float64, float64, error) {
-		stop, err := beside.start(ctx, s)
+		var read counter
+		stop, err := beside.start(ctx, s, &read)
 		if err != nil {
 			return nil, 0, err
 		}
@@ -67,13 +77,22 @@ func pingPong(name string, beside load) Work {
 		if beside != (load{}) {
 			time.Sleep(settle(d))
 		}
+		began, before := time.Now(), read.n.Load()
 		times, err := pings(ctx, s, d)
 		if err != nil {
 			return nil, 0, err
 		}
-		return []float64{quantile(times, 0.5), quantile(times, 0.99)}, float64(len(times)), nil
+		values := []float64{quantile(times, 0.5), quantile(times, 0.99)}
+		if beside.reading > 0 {
+			values = append(values, float64(read.n.Load()-before)/time.Since(began).Seconds()/1e9)
+		}
+		return values, float64(len(times)), nil
 	}
-	return Work{Name: name, Metrics: []Metric{{Name: "p50", Unit: "µs"}, {Name: "p99", Unit: "µs"}}, Limits: true, Run: run}
+	metrics := []Metric{{Name: "p50", Unit: "µs"}, {Name: "p99", Unit: "µs"}}
+	if beside.reading > 0 {
+		metrics = append(metrics, Metric{Name: "the bulk", Unit: "GB/s", Higher: true})
+	}
+	return Work{Name: name, Metrics: metrics, Limits: true, Run: run}
 }
 
 // Pings is the median and the 99th percentile of round trips, in microseconds.

@@ -137,7 +137,7 @@ func testACMETwoNodes(t *testing.T, challenge string) {
 	plain, secure := harness.FreeAddress(t), harness.FreeAddress(t)
 	ca := pebble.Start(t, pebble.Config{HTTPPort: pebble.Port(plain), TLSPort: pebble.Port(secure)})
 	common := []string{
-		"--domain", "tunnel.example.com", "--etcd", runEtcd(t), "--peer", "127.0.0.1:0",
+		"--domain", "tunnel.example.com", "--etcd", harness.StartEtcd(t, harness.EtcdConfig{}).URLs[0], "--peer", "127.0.0.1:0",
 		"--acme-email", "ops@example.com", "--acme-ca", ca.Directory, "--acme-ca-root", ca.APIRoot, "--acme-challenges", challenge,
 	}
 	// The second is there before anybody wants a name but its own.

@@ -2,7 +2,6 @@ package e2e
 
 import (
 	"os"
-	"os/exec"
 	"path/filepath"
 	"strings"
 	"testing"
@@ -11,25 +10,11 @@ import (
 	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
-// runEtcd runs Debian's etcd and returns its URL.
-func runEtcd(t *testing.T) string {
-	t.Helper()
-	client, peer := "http://"+harness.FreeAddress(t), "http://"+harness.FreeAddress(t)
-	cmd := exec.Command("etcd", "--name", "x", "--data-dir", t.TempDir(), "--listen-client-urls", client, "--advertise-client-urls", client,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "x="+peer, "--logger", "zap", "--log-level", "error")
-	check(t, cmd.Start())
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return client
-}
-
 // TestTwoNodes: two servers on one etcd have one set of tokens and names. Only the first
 // one makes a first token; what is bound through one is taken at the other; a token that is
 // revoked at one ends sessions at the other within a second.
 func TestTwoNodes(t *testing.T) {
-	etcd := runEtcd(t)
+	etcd := harness.StartEtcd(t, harness.EtcdConfig{}).URLs[0]
 	one := startServer(t, "--etcd", etcd, "--node", "one")
 	two := &node{home: t.TempDir()}
 	two.data = filepath.Join(two.home, "data")

@@ -9,6 +9,8 @@ import (
 	"strings"
 	"syscall"
 	"testing"
+
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 // TestDocumentedCommands runs what README.md and the documents show as commands: each
@@ -57,7 +59,7 @@ func TestDocumentedCommands(t *testing.T) {
 	second, err := strconv.Atoi(first)
 	check(t, err)
 	here := strings.NewReplacer("server: tunnel.example.com", "server: "+n.https, "--server tunnel.example.com", "--server "+n.https,
-		"https://etcd.example.com:2379", runEtcd(t), "--join 10.0.0.1:7443", "--join "+n.peerAddress(), "10.0.0.1:7443", "127.0.0.1:0", "10.0.0.2:7443", "127.0.0.1:0", "20022", first, "20432", strconv.Itoa(second+1))
+		"https://etcd.example.com:2379", harness.StartEtcd(t, harness.EtcdConfig{}).URLs[0], "--join 10.0.0.1:7443", "--join "+n.peerAddress(), "10.0.0.1:7443", "127.0.0.1:0", "10.0.0.2:7443", "127.0.0.1:0", "20022", first, "20432", strconv.Itoa(second+1))
 	check(t, os.Mkdir(filepath.Join(home, "public"), 0o755))
 	for name, text := range files {
 		check(t, os.WriteFile(filepath.Join(home, name), []byte(here.Replace(text)), 0o600))

@@ -29,7 +29,7 @@ import (
 // own.
 func startCluster(t *testing.T, extra ...string) [3]*node {
 	t.Helper()
-	etcd := runEtcd(t)
+	etcd := harness.StartEtcd(t, harness.EtcdConfig{}).URLs[0]
 	common := append([]string{"--etcd", etcd, "--peer", "127.0.0.1:0"}, extra...)
 	nodes := [3]*node{startServer(t, append(common, "--node", "one")...)}
 	one := nodes[0]

@@ -5,6 +5,8 @@ import (
 	"strings"
 	"testing"
 	"time"
+
+	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
 // TestCutOff: a server whose network to the store swallows everything serves what it has.
@@ -13,9 +15,9 @@ import (
 func TestCutOff(t *testing.T) {
 	t.Parallel()
 	n := newNamespaces(t)
-	e := startEtcds(t, n.server, "10.99.0.1", 1)
-	one := startServer(t, within(n.server), "10.99.0.1", "--etcd", e.urls[0], "--peer", "10.99.0.1:0")
-	two := one.another(t, within(n.agent), "10.99.0.2", "--etcd", e.urls[0], "--peer", "10.99.0.2:0")
+	e := harness.StartEtcd(t, harness.EtcdConfig{Host: "10.99.0.1", Within: within(n.server)})
+	one := startServer(t, within(n.server), "10.99.0.1", "--etcd", e.URLs[0], "--peer", "10.99.0.1:0")
+	two := one.another(t, within(n.agent), "10.99.0.2", "--etcd", e.URLs[0], "--peer", "10.99.0.2:0")
 	agent, _ := two.agent(t.TempDir(), two.https, "tcp", "127.0.0.1:9")
 
 	n.blackhole(true)

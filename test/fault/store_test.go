@@ -3,8 +3,6 @@ package fault
 import (
 	"context"
 	"encoding/json"
-	"fmt"
-	"net"
 	"os"
 	"os/exec"
 	"path/filepath"
@@ -18,57 +16,10 @@ import (
 	"github.com/culvert-tunnel/culvert/test/harness"
 )
 
-// etcds are members of an etcd of Debian's, which can be killed and started again.
-type etcds struct {
-	urls  []string
-	args  [][]string
-	procs []*exec.Cmd
-}
-
-// startEtcds runs n members in a network namespace, "" for this one.
-func startEtcds(t *testing.T, ns, host string, n int) *etcds {
-	t.Helper()
-	e := &etcds{procs: make([]*exec.Cmd, n)}
-	var peers, names []string
-	for i := range n {
-		e.urls, peers = append(e.urls, "http://"+net.JoinHostPort(host, harness.FreePort(t))), append(peers, "http://"+net.JoinHostPort(host, harness.FreePort(t)))
-		names = append(names, fmt.Sprintf("m%d=%s", i, peers[i]))
-	}
-	for i := range n {
-		args := []string{
-			"etcd", "--name", fmt.Sprintf("m%d", i), "--data-dir", t.TempDir(), "--listen-client-urls", e.urls[i], "--advertise-client-urls", e.urls[i],
-			"--listen-peer-urls", peers[i], "--initial-advertise-peer-urls", peers[i], "--initial-cluster", strings.Join(names, ","),
-			"--logger", "zap", "--log-level", "error",
-		}
-		if ns != "" {
-			args = append(within(ns), args...)
-		}
-		e.args = append(e.args, args)
-		e.start(t, i)
-	}
-	t.Cleanup(func() {
-		for i := range n {
-			e.kill(i)
-		}
-	})
-	return e
-}
-
-func (e *etcds) start(t *testing.T, i int) {
-	t.Helper()
-	e.procs[i] = exec.Command(e.args[i][0], e.args[i][1:]...)
-	check(t, e.procs[i].Start())
-}
-
-func (e *etcds) kill(i int) {
-	_ = e.procs[i].Process.Kill()
-	_ = e.procs[i].Wait()
-}
-
 // leader is which member leads.
-func (e *etcds) leader(t *testing.T) int {
+func leader(t *testing.T, e *harness.Etcd) int {
 	t.Helper()
-	for i, url := range e.urls {
+	for i, url := range e.URLs {
 		cmd := exec.CommandContext(t.Context(), "etcdctl", "--endpoints", url, "endpoint", "status", "-w", "json")
 		cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
 		out, err := cmd.Output()
@@ -154,9 +105,9 @@ func (s *server) begin(args ...string) *process {
 // TestMemberKilled: kill -9 of members of an etcd, the one that leads among them, is
 // noticed by no visitor, and by who asks for a new name no longer than an election takes.
 func TestMemberKilled(t *testing.T) {
-	e := startEtcds(t, "", "127.0.0.1", 3)
+	e := harness.StartEtcd(t, harness.EtcdConfig{Members: 3})
 	flags := []string{"--peer", "127.0.0.1:0"}
-	for _, url := range e.urls {
+	for _, url := range e.URLs {
 		flags = append(flags, "--etcd", url)
 	}
 	one := startServer(t, nil, "127.0.0.1", flags...)
@@ -165,15 +116,15 @@ func TestMemberKilled(t *testing.T) {
 	_, url := one.agent(t.TempDir(), one.https, "http", site.port(), "--no-redirect", "--name", "app")
 	v := visit(t, []*server{one, two}, url)
 	for round := range 4 {
-		i := e.leader(t)
+		i := leader(t, e)
 		if round == 3 {
 			i = (i + 1) % 3 // one that does not lead
 		}
-		e.kill(i)
+		e.Kill(i)
 		killed := time.Now()
 		two.begin("http", site.port(), "--no-redirect").wait(0, "endpoint online")
 		newName(t, time.Since(killed))
-		e.start(t, i)
+		e.Start(i)
 		settled(t, e)
 	}
 	v.stop()
@@ -190,10 +141,10 @@ func newName(t *testing.T, took time.Duration) {
 }
 
 // settled waits until all members answer.
-func settled(t *testing.T, e *etcds) {
+func settled(t *testing.T, e *harness.Etcd) {
 	t.Helper()
 	for until := time.Now().Add(patience); ; <-time.After(100 * time.Millisecond) {
-		cmd := exec.CommandContext(t.Context(), "etcdctl", "--endpoints", strings.Join(e.urls, ","), "endpoint", "health")
+		cmd := exec.CommandContext(t.Context(), "etcdctl", "--endpoints", strings.Join(e.URLs, ","), "endpoint", "health")
 		cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
 		if cmd.Run() == nil {
 			return
@@ -209,8 +160,8 @@ func settled(t *testing.T, e *etcds) {
 // until the etcd is back and not much longer.
 func TestStoreAway(t *testing.T) {
 	t.Parallel()
-	e := startEtcds(t, "", "127.0.0.1", 1)
-	flags := []string{"--peer", "127.0.0.1:0", "--etcd", e.urls[0]}
+	e := harness.StartEtcd(t, harness.EtcdConfig{})
+	flags := []string{"--peer", "127.0.0.1:0", "--etcd", e.URLs[0]}
 	one := startServer(t, nil, "127.0.0.1", flags...)
 	two := one.another(t, nil, "127.0.0.1", flags...)
 	site := newWebsite(t.Context(), t)
@@ -223,7 +174,7 @@ func TestStoreAway(t *testing.T) {
 		check(t, get(t.Context(), s.http, host(url)))
 	}
 	checkGet(two)
-	e.kill(0)
+	e.Kill(0)
 	began := time.Now()
 	old.kill()
 	back, again := two.agent(home, two.https, "http", site.port(), "--no-redirect", "--name", "returns")
@@ -240,7 +191,7 @@ func TestStoreAway(t *testing.T) {
 	if late.count("endpoint online") != 0 {
 		t.Error("a new name without the store")
 	}
-	e.start(t, 0)
+	e.Start(0)
 	settled(t, e)
 	returned := time.Now()
 	late.wait(0, "endpoint online")
@@ -267,7 +218,7 @@ func TestMajorityAway(t *testing.T) {
 	_, stays := one.agent(t.TempDir(), one.https, "http", site.port(), "--no-redirect", "--name", "stays")
 	v := visit(t, []*server{one}, stays)
 	two.kill()
-	three.kill()
+	three.Kill()
 	began := time.Now()
 	old.kill()
 	if _, again := one.agent(home, one.https, "http", site.port(), "--no-redirect", "--name", "returns"); again != url {

@@ -3,9 +3,6 @@ package registry
 import (
 	"context"
 	"fmt"
-	"net"
-	"os"
-	"os/exec"
 	"slices"
 	"sync"
 	"syscall"
@@ -289,46 +286,20 @@ func TestProof(t *testing.T) {
 	}
 }
 
-// etcd runs Debian's etcd.
-func etcd(t *testing.T) (string, *os.Process) {
-	t.Helper()
-	address := func() string {
-		l, err := net.Listen("tcp", "127.0.0.1:0")
-		if err != nil {
-			t.Fatal(err)
-		}
-		defer l.Close()
-		return "http://" + l.Addr().String()
-	}
-	client, peer := address(), address()
-	cmd := exec.Command("etcd", "--name", "x", "--data-dir", t.TempDir(), "--listen-client-urls", client, "--advertise-client-urls", client,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "x="+peer, "--logger", "zap", "--log-level", "error")
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return client, cmd.Process
-}
-
 // TestOutage: while the store is away, what is bound is served, agents come back to the
 // names they had, and others are told to try again; afterwards the claims stand, and of two
 // for one name the older one.
 func TestOutage(t *testing.T) {
-	url, engine := etcd(t)
+	etcd := harness.StartEtcd(t, harness.EtcdConfig{})
 	open := func() *store.Store {
-		return storetest.Open(t, store.Config{External: store.External{URLs: []string{url}}})
+		return storetest.Open(t, store.Config{External: store.External{URLs: etcd.URLs}})
 	}
 	s := open()
 	a, b := join(t, s, Config{Grace: time.Hour}), join(t, open(), Config{Grace: time.Hour})
 	kept := bind(t, a.Registry, http("kept.example.com"), owner("x", 1))
 	back := bind(t, a.Registry, http("back.example.com"), owner("x", 1))
 	gone := bind(t, a.Registry, http("gone.example.com"), owner("x", 1))
-	if err := engine.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	etcd.Signal(0, syscall.SIGSTOP)
 	a.Lose(back)
 	if _, ok := a.Find(kept.Name); !ok {
 		t.Error("what is bound is not served")
@@ -346,9 +317,7 @@ func TestOutage(t *testing.T) {
 		t.Errorf("told after %v", d)
 	}
 	a.Release(gone)
-	if err := engine.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	etcd.Signal(0, syscall.SIGCONT)
 	eventually(t, "the store agrees", func() bool {
 		return holder(t, s, "kept.example.com") == "x" && holder(t, s, "back.example.com") == "x" && holder(t, s, "gone.example.com") == ""
 	})

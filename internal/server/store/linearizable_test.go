@@ -6,8 +6,6 @@ import (
 	"fmt"
 	"math"
 	"math/rand/v2"
-	"os"
-	"os/exec"
 	"slices"
 	"strings"
 	"sync"
@@ -22,38 +20,6 @@ import (
 	"github.com/culvert-tunnel/culvert/internal/server/store/storetest"
 	"github.com/culvert-tunnel/culvert/test/harness"
 )
-
-// engine is Debian's etcd, which can be killed and started again on the same data.
-type engine struct {
-	t    *testing.T
-	args []string
-	cmd  *exec.Cmd
-	url  string
-}
-
-func startEngine(t *testing.T) *engine {
-	t.Helper()
-	client, peer := "http://"+harness.FreeAddress(t), "http://"+harness.FreeAddress(t)
-	e := &engine{t: t, url: client, args: []string{
-		"--name", "x", "--data-dir", t.TempDir(), "--listen-client-urls", client, "--advertise-client-urls", client,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "x=" + peer, "--logger", "zap", "--log-level", "error",
-	}}
-	e.start()
-	t.Cleanup(e.kill)
-	return e
-}
-
-func (e *engine) start() {
-	e.cmd = exec.Command("etcd", e.args...)
-	if err := e.cmd.Start(); err != nil {
-		e.t.Error(err)
-	}
-}
-
-func (e *engine) kill() {
-	_ = e.cmd.Process.Kill()
-	_ = e.cmd.Wait()
-}
 
 // The operations on one name. What can't be known, because the answer never came, has the
 // outcome unknown and no end.
@@ -125,13 +91,13 @@ var ownership = porcupine.NondeterministicModel{
 // TestClaimsAreLinearizable: several agents claim and give up a few names through several
 // nodes, while the engine is halted and killed; what each was told fits one order.
 func TestClaimsAreLinearizable(t *testing.T) {
-	e := startEngine(t)
+	etcd := harness.StartEtcd(t, harness.EtcdConfig{})
 	var nodes []*store.Presence
 	ctx, stop := context.WithTimeout(t.Context(), 8*time.Second)
 	defer stop()
 	var background sync.WaitGroup
 	for range 2 {
-		s := storetest.Open(t, store.Config{External: store.External{URLs: []string{e.url}}})
+		s := storetest.Open(t, store.Config{External: store.External{URLs: etcd.URLs}})
 		p, err := s.Join(t.Context(), store.Node{ID: uuid.NewString(), Name: "n"})
 		if err != nil {
 			t.Fatal(err)
@@ -139,7 +105,7 @@ func TestClaimsAreLinearizable(t *testing.T) {
 		nodes = append(nodes, p)
 		background.Go(func() { _ = p.Run(ctx, func() { t.Error("a lease was lost") }) })
 	}
-	background.Go(func() { e.faults(ctx) })
+	background.Go(func() { faults(ctx, etcd) })
 
 	begin := time.Now()
 	var mu sync.Mutex
@@ -177,7 +143,7 @@ func TestClaimsAreLinearizable(t *testing.T) {
 }
 
 // faults halts and kills the engine, each for a moment.
-func (e *engine) faults(ctx context.Context) {
+func faults(ctx context.Context, etcd *harness.Etcd) {
 	for i := 0; ; i++ {
 		select {
 		case <-ctx.Done():
@@ -185,22 +151,16 @@ func (e *engine) faults(ctx context.Context) {
 		case <-time.After(time.Duration(500+rand.IntN(500)) * time.Millisecond):
 		}
 		if i%2 == 0 {
-			e.signal(syscall.SIGSTOP)
+			etcd.Signal(0, syscall.SIGSTOP)
 		} else {
-			e.kill()
+			etcd.Kill(0)
 		}
 		<-time.After(time.Duration(1000+rand.IntN(500)) * time.Millisecond)
 		if i%2 == 0 {
-			e.signal(syscall.SIGCONT)
+			etcd.Signal(0, syscall.SIGCONT)
 		} else {
-			e.start()
+			etcd.Start(0)
 		}
-	}
-}
-
-func (e *engine) signal(s os.Signal) {
-	if err := e.cmd.Process.Signal(s); err != nil {
-		e.t.Error(err)
 	}
 }
 

@@ -180,30 +180,11 @@ func TestFull(t *testing.T) {
 	}
 }
 
-// etcd runs Debian's etcd with more arguments and returns its URL.
-func etcd(t *testing.T, dir, scheme string, args ...string) (string, *os.Process) {
-	t.Helper()
-	address := harness.FreeAddress(t)
-	peer := "http://" + harness.FreeAddress(t)
-	cmd := exec.Command("etcd", append([]string{
-		"--name", "x", "--data-dir", dir, "--listen-client-urls", scheme + "://" + address, "--advertise-client-urls", scheme + "://" + address,
-		"--listen-peer-urls", peer, "--initial-advertise-peer-urls", peer, "--initial-cluster", "x=" + peer, "--logger", "zap", "--log-level", "error",
-	}, args...)...)
-	if err := cmd.Start(); err != nil {
-		t.Fatal(err)
-	}
-	t.Cleanup(func() {
-		_ = cmd.Process.Kill()
-		_ = cmd.Wait()
-	})
-	return scheme + "://" + address, cmd.Process
-}
-
 func TestExternal(t *testing.T) {
-	url, _ := etcd(t, t.TempDir(), "http")
+	etcd := harness.StartEtcd(t, harness.EtcdConfig{})
 	open := func(prefix string) storetest.Opener {
 		return func(t *testing.T) *store.Store {
-			return storetest.Open(t, store.Config{External: store.External{URLs: []string{url}, Prefix: prefix}})
+			return storetest.Open(t, store.Config{External: store.External{URLs: etcd.URLs, Prefix: prefix}})
 		}
 	}
 	storetest.Run(t, open(""), open(""))
@@ -222,9 +203,10 @@ func TestExternalSecured(t *testing.T) {
 	dir := t.TempDir()
 	certificate(t, dir)
 	file := func(name string) string { return filepath.Join(dir, name) }
-	url, _ := etcd(t, filepath.Join(dir, "data"), "https", "--cert-file", file("cert.pem"), "--key-file", file("key.pem"),
-		"--client-cert-auth", "--trusted-ca-file", file("cert.pem"))
-	with := store.External{URLs: []string{url}, CAFile: file("cert.pem"), CertFile: file("cert.pem"), KeyFile: file("key.pem")}
+	etcd := harness.StartEtcd(t, harness.EtcdConfig{Scheme: "https", Args: []string{
+		"--cert-file", file("cert.pem"), "--key-file", file("key.pem"), "--client-cert-auth", "--trusted-ca-file", file("cert.pem"),
+	}})
+	with := store.External{URLs: etcd.URLs, CAFile: file("cert.pem"), CertFile: file("cert.pem"), KeyFile: file("key.pem")}
 	s := storetest.Open(t, store.Config{External: with})
 	if _, err := s.FirstToken(t.Context(), ""); err != nil {
 		t.Fatal(err)
@@ -232,7 +214,7 @@ func TestExternalSecured(t *testing.T) {
 	ctl := func(args ...string) {
 		t.Helper()
 		cmd := exec.CommandContext(t.Context(), "etcdctl", append([]string{
-			"--endpoints", url, "--cacert", file("cert.pem"), "--cert", file("cert.pem"), "--key", file("key.pem"),
+			"--endpoints", etcd.URLs[0], "--cacert", file("cert.pem"), "--cert", file("cert.pem"), "--key", file("key.pem"),
 		}, args...)...)
 		cmd.Env = append(os.Environ(), "ETCDCTL_API=3")
 		if out, err := cmd.CombinedOutput(); err != nil {
@@ -312,24 +294,20 @@ func TestExternalMisdescribed(t *testing.T) {
 // TestOutage: while the engine is away, reading goes on from memory, writes say soon that
 // they can't be made, and afterwards all is as before.
 func TestOutage(t *testing.T) {
-	url, engine := etcd(t, t.TempDir(), "http")
-	s := storetest.Open(t, store.Config{External: store.External{URLs: []string{url}}})
+	etcd := harness.StartEtcd(t, harness.EtcdConfig{})
+	s := storetest.Open(t, store.Config{External: store.External{URLs: etcd.URLs}})
 	token, err := s.CreateToken(t.Context(), "", store.Rights{})
 	if err != nil {
 		t.Fatal(err)
 	}
-	if err := engine.Signal(syscall.SIGSTOP); err != nil {
-		t.Fatal(err)
-	}
+	etcd.Signal(0, syscall.SIGSTOP)
 	if _, err := s.VerifyToken(token); err != nil {
 		t.Errorf("from memory: %v", err)
 	}
 	if _, err := s.CreateToken(t.Context(), "", store.Rights{}); !errors.Is(err, store.ErrUnavailable) {
 		t.Errorf("a write: %v", err)
 	}
-	if err := engine.Signal(syscall.SIGCONT); err != nil {
-		t.Fatal(err)
-	}
+	etcd.Signal(0, syscall.SIGCONT)
 	deadline := time.Now().Add(10 * time.Second)
 	for err = store.ErrUnavailable; err != nil && time.Now().Before(deadline); {
 		_, err = s.CreateToken(t.Context(), "", store.Rights{})

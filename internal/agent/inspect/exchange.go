@@ -177,8 +177,9 @@ func (in *Inspector) body(x *Exchange, m *Message, p []byte, left int64) {
 		p, m.Cut = p[:room], true
 	}
 	before := cap(m.Body)
-	if before == 0 {
-		m.Body = make([]byte, 0, max(int64(len(p)), min(left, room, ahead*int64(len(p)))))
+	// Where little more is to come, append makes room for it, and does not clear it before.
+	if n := min(left, room, ahead*int64(len(p))); before == 0 && n > int64(len(p))*9/8 {
+		m.Body = make([]byte, 0, n)
 	}
 	m.Body = append(m.Body, p...)
 	in.mu.charge(x, int64(cap(m.Body)-before))

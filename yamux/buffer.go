@@ -2,17 +2,27 @@ package yamux
 
 import "sync"
 
-// sendBuf holds frames, headers included, until they are sent.
+// sendBuf holds frames, headers included, until they are sent, or longer if a Keeper
+// wants that.
 type sendBuf struct {
 	next   *sendBuf
 	stream *Stream // whose frame it is, in the bulk queue
 	n      int     // bytes of b in use
-	b      [maxFrame]byte
+	b      []byte  // all of a but a Keeper's room
+	done   func()  // free, made once
+	a      [KeepRoom + maxFrame]byte
 }
 
-var sendBufs = sync.Pool{New: func() any { return new(sendBuf) }}
+var sendBufs sync.Pool
 
-func newSendBuf() *sendBuf { return sendBufs.Get().(*sendBuf) }
+func newSendBuf() *sendBuf {
+	if b, ok := sendBufs.Get().(*sendBuf); ok {
+		return b
+	}
+	b := new(sendBuf)
+	b.b, b.done = b.a[KeepRoom:], b.free
+	return b
+}
 
 func (b *sendBuf) free() {
 	b.next, b.stream, b.n = nil, nil, 0

@@ -30,8 +30,8 @@ const maxPayload = 64 << 10
 const maxFrame = headerSize + maxPayload
 
 // readAtOnce is the payload of a frame that is read for it: with the header it is what four
-// TLS records hold.
-const readAtOnce = 4*tlsRecord - headerSize
+// TLS records hold, each of which may begin with a header of what is in between (Keeper).
+const readAtOnce = 4*(tlsRecord-KeepRoom) - headerSize
 
 type header struct {
 	version byte

@@ -1,6 +1,7 @@
 package yamux
 
 import (
+	"bytes"
 	"io"
 	"math/rand/v2"
 	"net"
@@ -178,7 +179,51 @@ type bufferedConn struct {
 
 func bufferedPair(tb testing.TB) (net.Conn, net.Conn) {
 	a, b := tcpPair(tb)
-	return &bufferedConn{Conn: a}, &bufferedConn{Conn: b, joins: true}
+	keeper := &keepingConn{bufferedConn: bufferedConn{Conn: b, joins: true}, tb: tb}
+	tb.Cleanup(keeper.giveBack)
+	return &bufferedConn{Conn: a}, keeper
+}
+
+// keepingConn is a bufferedConn that keeps what it is given for a while.
+type keepingConn struct {
+	bufferedConn
+	tb   testing.TB
+	kept []keptBuf // under mu
+}
+
+type keptBuf struct {
+	b, was []byte
+	done   func()
+}
+
+// Keep has the last few buffers at any time, and looks whether anybody else has written
+// to them meanwhile.
+func (c *keepingConn) Keep(b []byte, done func()) error {
+	_, err := c.Write(b[KeepRoom:])
+	c.mu.Lock()
+	c.kept = append(c.kept, keptBuf{b, bytes.Clone(b), done})
+	full := len(c.kept) > 3
+	c.mu.Unlock()
+	if full {
+		c.giveBack()
+	}
+	return err
+}
+
+// giveBack gives back what is kept, of no use to anybody.
+func (c *keepingConn) giveBack() {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	for _, k := range c.kept {
+		if !bytes.Equal(k.b, k.was) {
+			c.tb.Error("a buffer that was kept has changed")
+		}
+		for i := range k.b {
+			k.b[i] = 0xa5
+		}
+		k.done()
+	}
+	c.kept = nil
 }
 
 func (c *bufferedConn) Write(p []byte) (int, error) {

@@ -29,7 +29,7 @@ type outbox struct {
 
 	inline     [headerSize]byte // of the frame that its stream's caller sends
 	sparing    []byte           // storage for control
-	bufs       [][]byte         // of the drainer, likewise
+	parts      []part           // of the drainer, likewise
 	batchLimit int
 }
 
@@ -136,16 +136,22 @@ func (s *Session) credit(st *Stream, n uint32) {
 	}
 	// Bulk needs credit often: waking a drainer for it would cost more than sending.
 	h.put(s.mu.inline[:])
-	_ = s.inlineLocked(s.mu.inline[:], nil) // an error ends the session
+	_, _ = s.inlineLocked(s.mu.inline[:], nil, nil) // an error ends the session
 }
 
 // inlineLocked sends a frame from the caller's goroutine, without blocking. The
 // lock is released meanwhile. What the connection doesn't take is left to a
-// drainer.
-func (s *Session) inlineLocked(head, body []byte) error {
+// drainer. taken says that it took over buf, which head is in if it isn't nil.
+func (s *Session) inlineLocked(head, body []byte, buf *sendBuf) (taken bool, err error) {
 	s.mu.writing = true
 	s.mu.Unlock()
-	n, done, err := s.wire.try(head, body)
+	n, done := len(head)+len(body), false
+	if buf != nil {
+		taken, done, err = s.wire.tryBuf(buf)
+	}
+	if !taken {
+		n, done, err = s.wire.try(head, body)
+	}
 	s.bytesOut.Add(int64(n))
 	var rest *sendBuf
 	if err == nil && n < len(head)+len(body) {
@@ -162,14 +168,14 @@ func (s *Session) inlineLocked(head, body []byte) error {
 	s.mu.Lock()
 	s.mu.rest = rest
 	if s.mu.err != nil {
-		return s.mu.err
+		return taken, s.mu.err
 	}
 	if !done || len(s.mu.control) > 0 || s.mu.light != nil || s.mu.bulk != nil {
 		s.tasks.Go(s.drain)
-		return nil
+		return taken, nil
 	}
 	s.idleLocked()
-	return nil
+	return taken, nil
 }
 
 // writeError says why writing to the connection failed.
@@ -203,7 +209,7 @@ func (s *Session) drain() {
 	var batch batch
 	waited, err := s.wire.send(nil) // what an inline frame left
 	for err == nil && s.gather(&batch, waited) {
-		waited, err = s.wire.send(batch.bufs)
+		waited, err = s.wire.send(batch.parts)
 		s.bytesOut.Add(int64(batch.bytes))
 		s.release(&batch)
 	}
@@ -212,22 +218,27 @@ func (s *Session) drain() {
 	}
 }
 
-// batch is what goes out in one call.
-type batch struct {
-	bufs    [][]byte
-	bytes   int
-	control []byte
-	free    *sendBuf // list
+// part of a batch: bytes, and the buffer they are in, unless that is nobody's to give away.
+type part struct {
+	b   []byte
+	buf *sendBuf
 }
 
-func (b *batch) add(p []byte) {
-	b.bufs = append(b.bufs, p)
-	b.bytes += len(p)
+// batch is what goes out in one call.
+type batch struct {
+	parts   []part
+	bytes   int
+	control []byte
+}
+
+func (b *batch) add(p part) {
+	b.parts = append(b.parts, p)
+	b.bytes += len(p.b)
 }
 
 func (b *batch) addBuf(buf *sendBuf) {
-	b.add(buf.b[:buf.n])
-	buf.next, b.free = b.free, buf
+	buf.next = nil
+	b.add(part{buf.b[:buf.n], buf})
 }
 
 // gather fills the batch from the queues. With nothing to send, or at the end of
@@ -244,13 +255,13 @@ func (s *Session) gather(b *batch, waited bool) bool {
 	} else {
 		o.batchLimit = min(2*o.batchLimit, maxBatch)
 	}
-	b.bufs, b.bytes, b.free = o.bufs[:0], 0, nil
+	b.parts, b.bytes = o.parts[:0], 0
 	if o.rest != nil {
 		b.addBuf(o.rest)
 		o.rest = nil
 	}
 	if len(o.control) > 0 {
-		b.add(o.control)
+		b.add(part{b: o.control})
 		b.control, o.control, o.sparing = o.control, o.sparing[:0], nil
 	}
 	if o.light != nil {
@@ -285,8 +296,8 @@ func (o *outbox) shrink() {
 	if cap(o.control)+cap(o.sparing) > 1<<10 {
 		o.control, o.sparing = nil, nil
 	}
-	if cap(o.bufs)+cap(o.lightOf) > 1<<6 {
-		o.bufs, o.lightOf = nil, nil
+	if cap(o.parts)+cap(o.lightOf) > 1<<6 {
+		o.parts, o.lightOf = nil, nil
 	}
 }
 
@@ -298,15 +309,15 @@ func (st *Stream) leftQueueLocked() {
 
 // release gives the batch's buffers back.
 func (s *Session) release(b *batch) {
-	for b.free != nil {
-		buf := b.free
-		b.free = buf.next
-		buf.free()
+	for _, p := range b.parts {
+		if p.buf != nil {
+			p.buf.free()
+		}
 	}
-	clear(b.bufs)
+	clear(b.parts)
 	s.mu.Lock()
 	defer s.mu.Unlock()
-	s.mu.bufs, b.bufs = b.bufs, nil
+	s.mu.parts, b.parts = b.parts, nil
 	if b.control != nil {
 		s.mu.sparing, b.control = b.control, nil
 	}

@@ -24,6 +24,19 @@ type BufferedConn interface {
 	Joins() bool
 }
 
+// Keeper is a BufferedConn that holds on to what was written, until the other side has it,
+// and need not copy it for that.
+type Keeper interface {
+	BufferedConn
+
+	// Keep does what Write does for what follows the first KeepRoom bytes of b. All of b
+	// is the connection's until it calls done, which it does also if it fails.
+	Keep(b []byte, done func()) error
+}
+
+// KeepRoom is how many bytes a Keeper has for itself before a frame.
+const KeepRoom = 4
+
 // Watched is a socket, as the destination of WriteTo or the source of ReadFrom, that
 // wants to see the bytes that pass: through its SyscallConn they pass without its Write
 // and Read. Where there is no better way than these, they are used, and the methods here
@@ -43,9 +56,14 @@ type wire interface {
 	// of both together are taken; when done is false, send must follow.
 	try(head, body []byte) (n int, done bool, err error)
 
-	// send sends what try left and all of bufs. waited says that the connection
-	// did not take all of it at once.
-	send(bufs [][]byte) (waited bool, err error)
+	// tryBuf is try for a frame in a buffer, if the wire takes that over: else nothing
+	// has happened.
+	tryBuf(buf *sendBuf) (taken, done bool, err error)
+
+	// send sends what was left and all of parts. It may take buffers over, which are
+	// in their parts no more then. waited says that the connection did not take all of
+	// it at once.
+	send(parts []part) (waited bool, err error)
 
 	// read reads like io.Reader.
 	read(p []byte) (int, error)
@@ -65,7 +83,8 @@ type wire interface {
 // as it does: a call to send may last long.
 func newWire(conn net.Conn, taken *atomic.Int64) wire {
 	if b, ok := conn.(BufferedConn); ok {
-		return &bufferedWire{plainWire{conn, taken}, b, b.Joins()}
+		keeper, _ := conn.(Keeper)
+		return &bufferedWire{plainWire{conn, taken}, b, keeper, b.Joins()}
 	}
 	if w := newSocketWire(conn, taken); w != nil {
 		return w
@@ -82,7 +101,9 @@ type plainWire struct {
 
 func (w *plainWire) try(_, _ []byte) (int, bool, error) { return 0, false, nil }
 
-func (w *plainWire) send(bufs [][]byte) (bool, error) { return false, w.gather(bufs) }
+func (w *plainWire) tryBuf(*sendBuf) (bool, bool, error) { return false, false, nil }
+
+func (w *plainWire) send(parts []part) (bool, error) { return false, w.gather(parts) }
 
 func (w *plainWire) read(p []byte) (int, error) { return w.conn.Read(p) }
 
@@ -109,8 +130,8 @@ func noEOF(n int, err error) error {
 // and a TLS record, cost more than copying so many bytes.
 const copyBelow = 8 << 10
 
-// gather writes bufs in order in few and large writes.
-func (w *plainWire) gather(bufs [][]byte) error {
+// gather writes parts in order in few and large writes.
+func (w *plainWire) gather(parts []part) error {
 	write := func(b []byte) error {
 		n, err := w.conn.Write(b)
 		w.taken.Add(int64(n))
@@ -130,9 +151,10 @@ func (w *plainWire) gather(bufs [][]byte) error {
 		joined.n = 0
 		return err
 	}
-	for i, b := range bufs {
+	for i, p := range parts {
+		b := p.b
 		alone := joined == nil || joined.n == 0
-		if len(b) >= copyBelow || (alone && i == len(bufs)-1) {
+		if len(b) >= copyBelow || (alone && i == len(parts)-1) {
 			if err := flush(); err != nil {
 				return err
 			}
@@ -158,6 +180,7 @@ func (w *plainWire) gather(bufs [][]byte) error {
 type bufferedWire struct {
 	plainWire
 	buffered BufferedConn
+	keeper   Keeper // nil: it is none
 	joins    bool
 }
 
@@ -170,7 +193,9 @@ func (w *bufferedWire) try(head, body []byte) (int, bool, error) {
 	var err error
 	switch {
 	case w.joins:
-		err = w.write([][]byte{head, body})
+		if err = w.write(head); err == nil {
+			err = w.write(body)
+		}
 	case len(body) == 0:
 		_, err = w.conn.Write(head)
 	default:
@@ -181,6 +206,26 @@ func (w *bufferedWire) try(head, body []byte) (int, bool, error) {
 	}
 	_, done, err := w.buffered.Flush(false)
 	return len(head) + len(body), done, err
+}
+
+// keepAbove is the size of frames that a Keeper is given: to copy less costs less than the
+// memory of a buffer that it holds for it.
+const keepAbove = maxFrame / 2
+
+// keep gives a frame to a Keeper, if it is one that it is to be given.
+func (w *bufferedWire) keep(buf *sendBuf) (taken bool, err error) {
+	if w.keeper == nil || buf == nil || buf.n < keepAbove {
+		return false, nil
+	}
+	w.taken.Add(int64(buf.n))
+	return true, w.keeper.Keep(buf.a[:KeepRoom+buf.n], buf.done)
+}
+
+func (w *bufferedWire) tryBuf(buf *sendBuf) (taken, done bool, err error) {
+	if taken, err = w.keep(buf); taken && err == nil {
+		_, done, err = w.buffered.Flush(false)
+	}
+	return taken, done, err
 }
 
 // join writes head and as much of body as fits into one record with it, then the
@@ -201,11 +246,22 @@ func (w *bufferedWire) join(head, body []byte) error {
 	return err
 }
 
-// write writes each of bufs for itself.
-func (w *bufferedWire) write(bufs [][]byte) error {
-	for _, b := range bufs {
-		n, err := w.conn.Write(b)
-		w.taken.Add(int64(n))
+func (w *bufferedWire) write(b []byte) error {
+	n, err := w.conn.Write(b)
+	w.taken.Add(int64(n))
+	return err
+}
+
+// writeParts writes each of parts for itself.
+func (w *bufferedWire) writeParts(parts []part) error {
+	for i := range parts {
+		p := &parts[i]
+		taken, err := w.keep(p.buf)
+		if taken {
+			p.buf = nil
+		} else {
+			err = w.write(p.b)
+		}
 		if err != nil {
 			return err
 		}
@@ -213,11 +269,11 @@ func (w *bufferedWire) write(bufs [][]byte) error {
 	return nil
 }
 
-func (w *bufferedWire) send(bufs [][]byte) (waited bool, err error) {
+func (w *bufferedWire) send(parts []part) (waited bool, err error) {
 	if w.joins {
-		err = w.write(bufs)
+		err = w.writeParts(parts)
 	} else {
-		err = w.gather(bufs)
+		err = w.gather(parts)
 	}
 	if err != nil {
 		return false, err

@@ -151,9 +151,11 @@ func (w *socketWire) try(head, body []byte) (int, bool, error) {
 	return n, n == len(head)+len(body), err
 }
 
-func (w *socketWire) send(bufs [][]byte) (bool, error) {
-	for _, b := range bufs {
-		w.out.add(b)
+func (w *socketWire) tryBuf(*sendBuf) (bool, bool, error) { return false, false, nil }
+
+func (w *socketWire) send(parts []part) (bool, error) {
+	for _, p := range parts {
+		w.out.add(p.b)
 	}
 	_, err := w.out.write(true)
 	return w.out.waited, err

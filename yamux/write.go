@@ -151,7 +151,8 @@ func (st *Stream) writeFrameLocked(p []byte) (int, error) {
 	switch {
 	case !s.mu.writing && !s.crowded(len(p)):
 		st.spendLocked(len(p)).put(s.mu.inline[:])
-		return len(p), s.inlineLocked(s.mu.inline[:], p)
+		_, err := s.inlineLocked(s.mu.inline[:], p, nil)
+		return len(p), err
 	case st.isLightLocked(len(p)):
 		st.queueLightLocked(p)
 		s.kickLocked()
@@ -211,8 +212,10 @@ func (st *Stream) sendFrameLocked(buf *sendBuf, n int) error {
 		s.kickLocked()
 		return nil
 	}
-	err := s.inlineLocked(buf.b[:buf.n], nil)
-	buf.free()
+	taken, err := s.inlineLocked(buf.b[:buf.n], nil, buf)
+	if !taken {
+		buf.free()
+	}
 	return err
 }
 

@@ -9,6 +9,7 @@ import (
 	"time"
 
 	"github.com/culvert-tunnel/culvert/internal/link/resume"
+	"github.com/culvert-tunnel/culvert/yamux"
 )
 
 // Resume says how a link outlives its connection.
@@ -24,6 +25,13 @@ type Resume struct {
 // bytes, and returns how many the other side has. It is called again, after a pause,
 // until its error wraps ErrGone.
 type Redial func(ctx context.Context, received uint64) (conn net.Conn, theirs uint64, err error)
+
+// The multiplexer's frames are kept for sending again where they are, with the room before
+// them that takes (the index is out of range if the two differ).
+var (
+	_ yamux.Keeper = (*resume.Conn)(nil)
+	_              = [1]int{}[yamux.KeepRoom-resume.KeepRoom]
+)
 
 // KeptBudget bounds bytes over several links.
 type KeptBudget = resume.Budget

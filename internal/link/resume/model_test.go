@@ -41,6 +41,7 @@ type model struct {
 	a, b   *Conn // a dials
 	bytes  int
 	cuts   int
+	kept   atomic.Int64 // buffers that a Conn has and not given back
 
 	mu   sync.Mutex
 	line *memory // a's present end
@@ -72,12 +73,15 @@ func (m *model) run() {
 	<-time.After(15 * time.Second) // with nothing to do, nothing is held
 	for name, c := range map[string]*Conn{"a": m.a, "b": m.b} {
 		c.mu.Lock()
-		if held := c.mu.ring.count; held > 0 && c.mu.t != nil {
-			m.t.Errorf("%s holds %d chunks after a rest", name, held)
+		if held := c.mu.ring.held; held > 0 && c.mu.t != nil {
+			m.t.Errorf("%s holds %d bytes after a rest", name, held)
 		}
 		c.mu.Unlock()
 	}
 	_, _ = m.a.Close(), m.b.Close()
+	if n := m.kept.Load(); n != 0 {
+		m.t.Errorf("%d buffers were not given back", n)
+	}
 	if used := m.budget.Used(); used != 0 {
 		m.t.Errorf("%d bytes on the budget after the end", used)
 	}
@@ -94,9 +98,21 @@ func (m *model) write(c *Conn, direction uint64) {
 	from := m.source(direction)
 	for left := m.bytes; left > 0; {
 		for range 1 + r.IntN(4) {
-			b := make([]byte, min(left, 1+r.IntN(1<<(1+r.IntN(17)))))
+			room := make([]byte, KeepRoom+min(left, 1+r.IntN(1<<(1+r.IntN(17)))))
+			b := room[KeepRoom:]
 			_, _ = from.Read(b)
-			if _, err := c.Write(b); err != nil {
+			var err error
+			if r.IntN(2) == 0 {
+				_, err = c.Write(b)
+				clear(room)
+			} else {
+				m.kept.Add(1)
+				err = c.Keep(room, func() {
+					m.kept.Add(-1)
+					clear(room)
+				})
+			}
+			if err != nil {
 				m.t.Errorf("write: %v", err)
 				return
 			}

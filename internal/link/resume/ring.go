@@ -11,6 +11,7 @@ type chunk struct {
 	next *chunk
 	n    int // bytes in use, behind the room for the header
 	b    []byte
+	done func() // b is the writer's, who is told when he has it back; nil: it is ours
 }
 
 // smallSize is of the first chunk of a ring that was empty, if it is enough: a link that says
@@ -20,15 +21,22 @@ const smallSize = 512
 var (
 	chunks      = sync.Pool{New: func() any { return &chunk{b: make([]byte, headerSize+maxData)} }}
 	smallChunks = sync.Pool{New: func() any { return &chunk{b: make([]byte, smallSize)} }}
+	keptChunks  = sync.Pool{New: func() any { return new(chunk) }}
 )
 
 func (c *chunk) full() bool { return headerSize+c.n == len(c.b) }
 
 func (c *chunk) free() {
 	c.next, c.n = nil, 0
-	if len(c.b) == smallSize {
+	switch {
+	case c.done != nil:
+		done := c.done
+		c.b, c.done = nil, nil
+		keptChunks.Put(c)
+		done()
+	case len(c.b) == smallSize:
 		smallChunks.Put(c)
-	} else {
+	default:
 		chunks.Put(c)
 	}
 }
@@ -39,7 +47,7 @@ type ring struct {
 	begin, end uint64
 	head, tail *chunk
 	base       uint64 // position of head's first byte
-	count      int    // chunks
+	held       int    // bytes of memory
 	budget     *Budget
 }
 
@@ -65,15 +73,28 @@ func (r *ring) grow(n int) *chunk {
 		pool = &smallChunks
 	}
 	c := pool.Get().(*chunk)
+	r.link(c)
+	return c
+}
+
+// keep appends what follows the room for a header in b, which is the writer's until done
+// is called.
+func (r *ring) keep(b []byte, done func()) {
+	c := keptChunks.Get().(*chunk)
+	c.b, c.n, c.done = b, len(b)-headerSize, done
+	r.link(c)
+	r.end += uint64(c.n) //nolint:gosec // not negative
+}
+
+func (r *ring) link(c *chunk) {
 	if r.tail == nil {
 		r.head, r.base = c, r.end
 	} else {
 		r.tail.next = c
 	}
 	r.tail = c
-	r.count++
-	r.budget.take(len(c.b))
-	return c
+	r.held += cap(c.b)
+	r.budget.take(cap(c.b))
 }
 
 // drop lets go of what lies before position to.
@@ -83,8 +104,8 @@ func (r *ring) drop(to uint64) {
 		c := r.head
 		r.base += uint64(c.n) //nolint:gosec // not negative
 		r.head = c.next
-		r.count--
-		r.budget.take(-len(c.b))
+		r.held -= cap(c.b)
+		r.budget.take(-cap(c.b))
 		c.free()
 	}
 	if r.head == nil {
@@ -95,11 +116,11 @@ func (r *ring) drop(to uint64) {
 // full reports whether no more should be added: the ring holds limit bytes, or the
 // process holds too much and this ring more than its due.
 func (r *ring) full(limit int64) bool {
-	return int64(r.end-r.begin) >= limit || r.count > due && r.budget.over() //nolint:gosec // bounded by limit
+	return int64(r.end-r.begin) >= limit || r.held > due && r.budget.over() //nolint:gosec // bounded by limit
 }
 
-// due is how many chunks a ring may hold whatever others do.
-const due = 4
+// due is how many bytes a ring may hold whatever others do.
+const due = 4 * (headerSize + maxData)
 
 // cursor finds bytes by their position without walking from the head each time.
 type cursor struct {

@@ -34,12 +34,34 @@ func (c *Conn) Write(p []byte) (int, error) {
 		return 0, c.writeErrorLocked()
 	}
 	c.mu.ring.add(p)
+	c.giveEarlyLocked()
+	return len(p), nil
+}
+
+// KeepRoom is how many bytes Keep needs for itself before what it is to write.
+const KeepRoom = headerSize
+
+// Keep does what Write does for what follows the first KeepRoom bytes of b, without a copy:
+// b is the Conn's until it calls done, which it does also if it fails.
+func (c *Conn) Keep(b []byte, done func()) error {
+	c.mu.Lock()
+	defer c.mu.Unlock()
+	if c.mu.err != nil {
+		done()
+		return c.writeErrorLocked()
+	}
+	c.mu.ring.keep(b, done)
+	c.giveEarlyLocked()
+	return nil
+}
+
+// giveEarlyLocked sends while there is more to come.
+func (c *Conn) giveEarlyLocked() {
 	if !c.mu.pumping && !c.mu.blocked && c.mu.t != nil && c.mu.ring.end-c.mu.next >= maxData {
 		if err := c.giveLocked(c.mu.t, false); err != nil {
 			c.loseLocked(c.mu.t, err)
 		}
 	}
-	return len(p), nil
 }
 
 // Flush sends what can be sent of what was written. While there is no transport
@@ -87,13 +109,14 @@ func (c *Conn) giveLocked(t Transport, all bool) error {
 		r.at(&c.mu.cursor, c.mu.next)
 		ch := c.mu.cursor.c
 		from := int(c.mu.next - c.mu.cursor.base) //nolint:gosec // within a chunk
-		if !ch.full() && !all {
+		if ch.next == nil && !ch.full() && !all {
 			return nil
 		}
-		if err := c.recordLocked(t, ch.b[:headerSize+ch.n], from); err != nil {
+		to := min(ch.n, from+maxData)
+		if err := c.recordLocked(t, ch.b[:headerSize+to], from); err != nil {
 			return err
 		}
-		if given += ch.n - from; given >= burst {
+		if given += to - from; given >= burst {
 			given = 0
 			_, done, err := t.Flush(false)
 			if err != nil {
@@ -105,7 +128,7 @@ func (c *Conn) giveLocked(t Transport, all bool) error {
 	return nil
 }
 
-// recordLocked sends the bytes of a chunk from that index on as one record. Its header
+// recordLocked sends a chunk's bytes from that index on as one record. Its header
 // is written over the bytes before, which are put back: so neither header nor bytes
 // are copied once more to get side by side.
 func (c *Conn) recordLocked(t Transport, b []byte, from int) error {

@@ -13,7 +13,9 @@
 //
 // Any [net.Conn] will do. Two kinds do better: a [net.TCPConn] is read and
 // written by scatter and gather without blocking, and a [BufferedConn], which
-// collects writes, lets a layer such as TLS send many records in one call.
+// collects writes, lets a layer such as TLS send many records in one call. One that
+// keeps what it sent, to send it again, may be a [Keeper] and have large frames
+// without a copy.
 //
 // # Locks
 //
@@ -26,7 +28,7 @@
 // At most one goroutine writes to the connection at a time: the one that set
 // Session.mu.writing. That is a stream's caller for one frame of its own, sent
 // without blocking, or the drainer, a goroutine that lives while something is
-// queued. Only the goroutine in Run reads; it waits for no writer, no reader of a
+// queued. A frame's buffer is his, and a Keeper's once that has taken it. Only the goroutine in Run reads; it waits for no writer, no reader of a
 // stream, and no lock that is held across I/O, so two sides that both write
 // cannot lock each other up.
 package yamux

@@ -193,7 +193,7 @@ func (w *bufferedWire) try(head, body []byte) (int, bool, error) {
 	var err error
 	switch {
 	case w.joins:
-		if err = w.write(head); err == nil {
+		if err = w.write(head); err == nil && len(body) > 0 {
 			err = w.write(body)
 		}
 	case len(body) == 0:

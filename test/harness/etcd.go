@@ -1,10 +1,12 @@
 package harness
 
 import (
+	"cmp"
 	"fmt"
 	"net"
 	"os"
 	"os/exec"
+	"slices"
 	"strings"
 	"testing"
 )
@@ -31,15 +33,8 @@ type EtcdConfig struct {
 // StartEtcd runs an etcd until the test ends. It does not wait until that is ready.
 func StartEtcd(t testing.TB, cfg EtcdConfig) *Etcd {
 	t.Helper()
-	if cfg.Members == 0 {
-		cfg.Members = 1
-	}
-	if cfg.Scheme == "" {
-		cfg.Scheme = "http"
-	}
-	if cfg.Host == "" {
-		cfg.Host = "127.0.0.1"
-	}
+	cfg.Members = cmp.Or(cfg.Members, 1)
+	cfg.Scheme, cfg.Host = cmp.Or(cfg.Scheme, "http"), cmp.Or(cfg.Host, "127.0.0.1")
 	e := &Etcd{t: t, members: make([]*exec.Cmd, cfg.Members)}
 	var peers, names []string
 	for i := range cfg.Members {
@@ -48,7 +43,7 @@ func StartEtcd(t testing.TB, cfg EtcdConfig) *Etcd {
 		names = append(names, fmt.Sprintf("m%d=%s", i, peers[i]))
 	}
 	for i := range cfg.Members {
-		args := append([]string{}, cfg.Within...)
+		args := slices.Clone(cfg.Within)
 		args = append(args,
 			"etcd", "--name", fmt.Sprintf("m%d", i), "--data-dir", t.TempDir(),
 			"--listen-client-urls", e.URLs[i], "--advertise-client-urls", e.URLs[i],

@@ -29,7 +29,7 @@ type outbox struct {
 
 	inline     [headerSize]byte // of the frame that its stream's caller sends
 	sparing    []byte           // storage for control
-	parts      []part           // of the drainer, likewise
+	parts      []part           // of who sends, likewise
 	batchLimit int
 }
 
@@ -136,22 +136,20 @@ func (s *Session) credit(st *Stream, n uint32) {
 	}
 	// Bulk needs credit often: waking a drainer for it would cost more than sending.
 	h.put(s.mu.inline[:])
-	_, _ = s.inlineLocked(s.mu.inline[:], nil, nil) // an error ends the session
+	_ = s.inlineLocked(s.mu.inline[:], nil, nil) // an error ends the session
 }
 
 // inlineLocked sends a frame from the caller's goroutine, without blocking. The
 // lock is released meanwhile. What the connection doesn't take is left to a
-// drainer. taken says that it took over buf, which head is in if it isn't nil.
-func (s *Session) inlineLocked(head, body []byte, buf *sendBuf) (taken bool, err error) {
+// drainer. It takes over buf, which head is in if it isn't nil.
+func (s *Session) inlineLocked(head, body []byte, buf *sendBuf) error {
 	s.mu.writing = true
+	parts := append(s.mu.parts[:0], part{head, buf})
+	if len(body) > 0 {
+		parts = append(parts, part{b: body})
+	}
 	s.mu.Unlock()
-	n, done := len(head)+len(body), false
-	if buf != nil {
-		taken, done, err = s.wire.tryBuf(buf)
-	}
-	if !taken {
-		n, done, err = s.wire.try(head, body)
-	}
+	n, done, err := s.wire.try(parts)
 	s.bytesOut.Add(int64(n))
 	var rest *sendBuf
 	if err == nil && n < len(head)+len(body) {
@@ -162,20 +160,21 @@ func (s *Session) inlineLocked(head, body []byte, buf *sendBuf) (taken bool, err
 		}
 		rest.n += copy(rest.b[rest.n:], body[n-len(head):])
 	}
+	freeParts(parts)
 	if err != nil {
 		s.end(writeError(err))
 	}
 	s.mu.Lock()
-	s.mu.rest = rest
+	s.mu.rest, s.mu.parts = rest, parts
 	if s.mu.err != nil {
-		return taken, s.mu.err
+		return s.mu.err
 	}
 	if !done || len(s.mu.control) > 0 || s.mu.light != nil || s.mu.bulk != nil {
 		s.tasks.Go(s.drain)
-		return taken, nil
+		return nil
 	}
 	s.idleLocked()
-	return taken, nil
+	return nil
 }
 
 // writeError says why writing to the connection failed.
@@ -218,10 +217,20 @@ func (s *Session) drain() {
 	}
 }
 
-// part of a batch: bytes, and the buffer they are in, unless that is nobody's to give away.
+// part of what is sent: bytes, and the buffer they are in, unless that is nobody's to give away.
 type part struct {
 	b   []byte
 	buf *sendBuf
+}
+
+// freeParts gives back the buffers that the wire has not taken over.
+func freeParts(parts []part) {
+	for _, p := range parts {
+		if p.buf != nil {
+			p.buf.free()
+		}
+	}
+	clear(parts)
 }
 
 // batch is what goes out in one call.
@@ -309,12 +318,7 @@ func (st *Stream) leftQueueLocked() {
 
 // release gives the batch's buffers back.
 func (s *Session) release(b *batch) {
-	for _, p := range b.parts {
-		if p.buf != nil {
-			p.buf.free()
-		}
-	}
-	clear(b.parts)
+	freeParts(b.parts)
 	s.mu.Lock()
 	defer s.mu.Unlock()
 	s.mu.parts, b.parts = b.parts, nil

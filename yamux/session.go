@@ -307,7 +307,7 @@ func (s *Session) farewell(why error) {
 	}
 	s.mu.inline = [headerSize]byte{}
 	header{kind: typeGoAway, length: uint32(code)}.put(s.mu.inline[:])
-	_, _, _ = s.wire.try(s.mu.inline[:], nil)
+	_, _, _ = s.wire.try([]part{{b: s.mu.inline[:]}})
 }
 
 // Done is closed when the session has ended.

@@ -52,17 +52,13 @@ type Watched interface {
 // wire is the connection as a session uses it. Its writing methods are called by
 // one goroutine at a time, its reading methods by one other.
 type wire interface {
-	// try sends head and body as far as it can without blocking. The first n bytes
-	// of both together are taken; when done is false, send must follow.
-	try(head, body []byte) (n int, done bool, err error)
+	// try sends a frame, or its header and its payload, as far as it can without blocking.
+	// The first n bytes are taken; when done is false, send must follow. Like send it may
+	// take buffers over, which are in their parts no more then.
+	try(parts []part) (n int, done bool, err error)
 
-	// tryBuf is try for a frame in a buffer, if the wire takes that over: else nothing
-	// has happened.
-	tryBuf(buf *sendBuf) (taken, done bool, err error)
-
-	// send sends what was left and all of parts. It may take buffers over, which are
-	// in their parts no more then. waited says that the connection did not take all of
-	// it at once.
+	// send sends what try left and all of parts. waited says that the connection did not
+	// take all of it at once.
 	send(parts []part) (waited bool, err error)
 
 	// read reads like io.Reader.
@@ -99,9 +95,7 @@ type plainWire struct {
 	taken *atomic.Int64
 }
 
-func (w *plainWire) try(_, _ []byte) (int, bool, error) { return 0, false, nil }
-
-func (w *plainWire) tryBuf(*sendBuf) (bool, bool, error) { return false, false, nil }
+func (w *plainWire) try([]part) (int, bool, error) { return 0, false, nil }
 
 func (w *plainWire) send(parts []part) (bool, error) { return false, w.gather(parts) }
 
@@ -130,13 +124,14 @@ func noEOF(n int, err error) error {
 // and a TLS record, cost more than copying so many bytes.
 const copyBelow = 8 << 10
 
+func (w *plainWire) write(b []byte) error {
+	n, err := w.conn.Write(b)
+	w.taken.Add(int64(n))
+	return err
+}
+
 // gather writes parts in order in few and large writes.
 func (w *plainWire) gather(parts []part) error {
-	write := func(b []byte) error {
-		n, err := w.conn.Write(b)
-		w.taken.Add(int64(n))
-		return err
-	}
 	var joined *sendBuf
 	defer func() {
 		if joined != nil {
@@ -147,7 +142,7 @@ func (w *plainWire) gather(parts []part) error {
 		if joined == nil || joined.n == 0 {
 			return nil
 		}
-		err := write(joined.b[:joined.n])
+		err := w.write(joined.b[:joined.n])
 		joined.n = 0
 		return err
 	}
@@ -158,7 +153,7 @@ func (w *plainWire) gather(parts []part) error {
 			if err := flush(); err != nil {
 				return err
 			}
-			if err := write(b); err != nil {
+			if err := w.write(b); err != nil {
 				return err
 			}
 			continue
@@ -189,23 +184,25 @@ func (w *bufferedWire) ready() bool { return w.buffered.Ready() }
 // tlsRecord is the payload of a full TLS record (RFC 8446, section 5.1).
 const tlsRecord = 16 << 10
 
-func (w *bufferedWire) try(head, body []byte) (int, bool, error) {
+func (w *bufferedWire) try(parts []part) (int, bool, error) {
+	n := 0
+	for _, p := range parts {
+		n += len(p.b)
+	}
 	var err error
 	switch {
 	case w.joins:
-		if err = w.write(head); err == nil && len(body) > 0 {
-			err = w.write(body)
-		}
-	case len(body) == 0:
-		_, err = w.conn.Write(head)
+		err = w.writeParts(parts)
+	case len(parts) == 1:
+		_, err = w.conn.Write(parts[0].b)
 	default:
-		err = w.join(head, body)
+		err = w.join(parts[0].b, parts[1].b)
 	}
 	if err != nil {
 		return 0, false, err
 	}
 	_, done, err := w.buffered.Flush(false)
-	return len(head) + len(body), done, err
+	return n, done, err
 }
 
 // keepAbove is the size of frames that a Keeper is given: to copy less costs less than the
@@ -219,13 +216,6 @@ func (w *bufferedWire) keep(buf *sendBuf) (taken bool, err error) {
 	}
 	w.taken.Add(int64(buf.n))
 	return true, w.keeper.Keep(buf.a[:KeepRoom+buf.n], buf.done)
-}
-
-func (w *bufferedWire) tryBuf(buf *sendBuf) (taken, done bool, err error) {
-	if taken, err = w.keep(buf); taken && err == nil {
-		_, done, err = w.buffered.Flush(false)
-	}
-	return taken, done, err
 }
 
 // join writes head and as much of body as fits into one record with it, then the
@@ -243,12 +233,6 @@ func (w *bufferedWire) join(head, body []byte) error {
 		return nil
 	}
 	_, err := w.conn.Write(body[first:])
-	return err
-}
-
-func (w *bufferedWire) write(b []byte) error {
-	n, err := w.conn.Write(b)
-	w.taken.Add(int64(n))
 	return err
 }
 

@@ -144,14 +144,15 @@ func (w *socketWriter) write(wait bool) (int, error) {
 	return w.n, w.err
 }
 
-func (w *socketWire) try(head, body []byte) (int, bool, error) {
-	w.out.add(head)
-	w.out.add(body)
+func (w *socketWire) try(parts []part) (int, bool, error) {
+	size := 0
+	for _, p := range parts {
+		w.out.add(p.b)
+		size += len(p.b)
+	}
 	n, err := w.out.write(false)
-	return n, n == len(head)+len(body), err
+	return n, n == size, err
 }
-
-func (w *socketWire) tryBuf(*sendBuf) (bool, bool, error) { return false, false, nil }
 
 func (w *socketWire) send(parts []part) (bool, error) {
 	for _, p := range parts {

@@ -151,8 +151,7 @@ func (st *Stream) writeFrameLocked(p []byte) (int, error) {
 	switch {
 	case !s.mu.writing && !s.crowded(len(p)):
 		st.spendLocked(len(p)).put(s.mu.inline[:])
-		_, err := s.inlineLocked(s.mu.inline[:], p, nil)
-		return len(p), err
+		return len(p), s.inlineLocked(s.mu.inline[:], p, nil)
 	case st.isLightLocked(len(p)):
 		st.queueLightLocked(p)
 		s.kickLocked()
@@ -212,11 +211,7 @@ func (st *Stream) sendFrameLocked(buf *sendBuf, n int) error {
 		s.kickLocked()
 		return nil
 	}
-	taken, err := s.inlineLocked(buf.b[:buf.n], nil, buf)
-	if !taken {
-		buf.free()
-	}
-	return err
+	return s.inlineLocked(buf.b[:buf.n], nil, buf)
 }
 
 // ReadFrom sends all that r has until its end, reading into the buffers that are
